@@ -1,0 +1,329 @@
+"""`Broker`: one loop over XSUB and XPUB sockets that checks, counts, keeps and forwards. It never decodes a picture."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import zmq
+
+from camfabric.broker.interest import Interest
+from camfabric.broker.pictures import Pictures
+from camfabric.common import wire
+from camfabric.common.endpoint import Endpoint, parse_endpoint, require_local
+from camfabric.common.errors import ConfigError, WireError
+from camfabric.common.roster import Roster
+from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
+from camfabric.common.sockets import ByteBudget, Socket, Waker, bind, connect, make_xpub, make_xsub, receive
+from camfabric.common.stats import Complaints
+from camfabric.common.status import Status, pack_status, unpack_status
+from camfabric.common.topics import BROKER, CAM, REPLAY, STATUS, parse_request, parse_topic, topic
+
+__all__ = ["Broker"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 64
+_SUBSCRIBE: Final = b"\x01"
+_UNSUBSCRIBE: Final = b"\x00"
+_ANSWERED: Final = 8192
+_TICK_S: Final = 0.1
+
+
+@dataclass(slots=True)
+class _Inlet:
+    """Where frames come from: the bound socket for publishers, or the connection to one upstream."""
+
+    endpoint: str
+    socket: Socket
+    upstream: Endpoint | None = None
+
+
+@dataclass(slots=True)
+class _Outlet:
+    """Where subscribers connect."""
+
+    endpoint: str
+    socket: Socket
+    budget: ByteBudget
+
+
+class Broker:
+    """Forwards cameras from publishers and upstreams to subscribers, and subscriptions the other way.
+
+    Args:
+        publishers: endpoints to bind for publishers.
+        subscribers: endpoints to bind for subscribers and for further brokers.
+        upstreams: endpoints to connect to: publishers that bind, or other brokers' endpoints for subscribers.
+        insecure: allow endpoints beyond loopback.
+
+    Raises:
+        ConfigError: an endpoint is wrong; nothing was started.
+        EndpointError: one is taken, or not of this machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        publishers: Sequence[str] = (BROKER_PUBLISHERS,),
+        subscribers: Sequence[str] = (BROKER_SUBSCRIBERS,),
+        upstreams: Sequence[str] = (),
+        insecure: bool = False,
+        limits: Limits = LIMITS,
+    ) -> None:
+        bound = [parse_endpoint(text, bind=True) for text in (*publishers, *subscribers)]
+        connected = [parse_endpoint(text, setting="upstream") for text in dict.fromkeys(upstreams)]
+        if not subscribers or not (publishers or connected):
+            raise ConfigError("a broker needs an endpoint for subscribers and something to forward", setting="endpoint")
+        for endpoint in (*bound, *connected):
+            require_local(endpoint, insecure=insecure)
+        self.id: Final = secrets.token_hex(8)
+        self._limits = limits
+        self._insecure = any(not endpoint.is_local for endpoint in (*bound, *connected))
+        self._interest = Interest()
+        self._pictures = Pictures(limits)
+        self._roster = Roster()
+        self._complaints = Complaints(logger)
+        self._streams: dict[bytes, str] = {}
+        self._answered: OrderedDict[bytes, None] = OrderedDict()
+        self._statuses: dict[str, bytes] = {}
+        self._waker = Waker()
+        self._stop_asked = False
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._inlets: list[_Inlet] = []
+        self._outlets: list[_Outlet] = []
+        try:
+            for endpoint in bound[: len(publishers)]:
+                socket = make_xsub(self._context, limits=limits)
+                self._inlets.append(_Inlet(endpoint.text, socket))
+                self._inlets[-1].endpoint = bind(socket, endpoint)
+            for endpoint in bound[len(publishers) :]:
+                socket = make_xpub(self._context, limits=limits)
+                self._outlets.append(_Outlet(endpoint.text, socket, ByteBudget(socket, limits=limits)))
+                self._outlets[-1].endpoint = bind(socket, endpoint)
+            for endpoint in connected:
+                socket = make_xsub(self._context, limits=limits)
+                self._inlets.append(_Inlet(endpoint.text, socket, endpoint))
+                connect(socket, endpoint)
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def publishers(self) -> list[str]:
+        """The endpoints bound for publishers, with their real ports."""
+        return [inlet.endpoint for inlet in self._inlets if inlet.upstream is None]
+
+    @property
+    def subscribers(self) -> list[str]:
+        """The endpoints bound for subscribers, with their real ports."""
+        return [outlet.endpoint for outlet in self._outlets]
+
+    def stop(self) -> None:
+        """Make `run` end. Safe to call from a signal handler or another thread."""
+        self._stop_asked = True
+        self._waker.wake()
+
+    def run(self) -> None:
+        """Forward until `stop`; then close everything."""
+        poller = zmq.Poller()
+        poller.register(self._waker.fileno(), zmq.POLLIN)
+        for inlet in self._inlets:
+            for own in (topic(STATUS), topic(BROKER)):
+                inlet.socket.send(_SUBSCRIBE + own)
+            poller.register(inlet.socket, zmq.POLLIN)
+        for outlet in self._outlets:
+            poller.register(outlet.socket, zmq.POLLIN)
+        next_tick = next_word = time.monotonic()
+        try:
+            while not self._stop_asked:
+                poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
+                for outlet in self._outlets:
+                    self._hear(outlet)
+                for inlet in self._inlets:
+                    self._drain(inlet)
+                if (now := time.monotonic()) >= next_tick:
+                    next_tick = now + _TICK_S
+                    self._tick()
+                    if now >= next_word:
+                        next_word = now + TIMES.announce_s
+                        self._send([topic(BROKER, self.id), wire.pack_map({"v": 1, "hops": 0})])
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for socket in [inlet.socket for inlet in self._inlets] + [outlet.socket for outlet in self._outlets]:
+            socket.close(0)
+        self._context.term()
+        self._waker.close()
+
+    # From subscribers
+
+    def _hear(self, outlet: _Outlet) -> None:
+        for _ in range(_BATCH):
+            if (parts := receive(outlet.socket)) is None:
+                return
+            data = parts[0].bytes
+            if len(parts) != 1 or data[:1] not in (_SUBSCRIBE, _UNSUBSCRIBE) or len(data) > self._limits.topic_bytes:
+                self._complaints.note(
+                    f"a subscriber at {outlet.endpoint}", WireError("no subscription", reason="parts")
+                )
+            elif data[:1] == _SUBSCRIBE:
+                self._subscribed(outlet, data[1:])
+            else:
+                self._unsubscribed(data[1:])
+
+    def _subscribed(self, outlet: _Outlet, prefix: bytes) -> None:
+        if prefix.startswith(b"status/") or not prefix:
+            for camera, packed in self._statuses.items():
+                if (of_camera := topic(STATUS, camera)).startswith(prefix):
+                    outlet.socket.send_multipart([of_camera, packed])
+        elif (request := parse_request(prefix)) is not None and request[0] == REPLAY:
+            kept = self._pictures.get(request[2].encode() + b"/")
+            if kept is not None:
+                # Answered here; the request goes no further, and its end finds nothing to take back.
+                outlet.socket.send_multipart(wire.pack_replay(prefix, [kept]), copy=False)
+                return
+        if self._interest.add(prefix):
+            self._send_up(_SUBSCRIBE + prefix)
+
+    def _unsubscribed(self, prefix: bytes) -> None:
+        if not self._interest.remove(prefix):
+            return
+        self._send_up(_UNSUBSCRIBE + prefix)
+        if not prefix.startswith((b"replay/", b"clock/", b"status/")):
+            # What no longer flows grows old here, and must not be handed out as the newest.
+            for stream in self._pictures.topics():
+                if not self._interest.covers(stream):
+                    self._pictures.drop(stream)
+
+    def _send_up(self, subscription: bytes) -> None:
+        for inlet in self._inlets:
+            inlet.socket.send(subscription)
+
+    # From publishers and upstreams
+
+    def _drain(self, inlet: _Inlet) -> None:
+        for _ in range(_BATCH):
+            if (parts := receive(inlet.socket)) is None:
+                return
+            try:
+                self._take(inlet, parts)
+            except WireError as error:
+                self._complaints.note(f"a publisher at {inlet.endpoint}", error)
+
+    def _take(self, inlet: _Inlet, parts: list[zmq.Frame]) -> None:
+        name = parts[0].bytes
+        if name.startswith(b"cam/"):
+            self._forward_frame(name, parts)
+        elif name.startswith(b"status/"):
+            self._forward_status(name, parts)
+        elif name.startswith((b"replay/", b"clock/")):
+            self._forward_answer(name, parts)
+        elif name.startswith(b"broker/"):
+            self._forward_announcement(inlet, name, parts)
+        else:
+            raise WireError(f"unexpected topic {name[:64]!r}", reason="topic")
+
+    def _forward_frame(self, name: bytes, parts: list[zmq.Frame]) -> None:
+        camera = self._streams.get(name)
+        if camera is None:
+            camera = self._new_stream(name)
+        if len(parts) != wire.FRAME_PARTS:
+            raise WireError(f"frame of {len(parts)} parts", reason="parts")
+        header, payload = parts[1].bytes, parts[2]
+        seen = wire.peek(header, limits=self._limits)
+        self._check_hops(seen.hops)
+        if not self._roster.accepts(camera, seen.epoch):
+            return
+        header = wire.with_hop(header)
+        if self._interest.covers(name):
+            self._pictures.keep(name, header, payload)
+        self._send([parts[0], header, payload])
+
+    def _new_stream(self, name: bytes) -> str:
+        channel, camera = parse_topic(name)
+        if channel != CAM:
+            raise WireError(f"unknown channel {channel!r}", reason="topic")
+        if len(self._streams) >= self._limits.cameras:
+            self._streams.clear()
+        self._streams[name] = camera
+        return camera
+
+    def _check_hops(self, hops: int) -> None:
+        if hops >= self._limits.hops:
+            raise WireError(f"it came through {hops} brokers: they are in a circle", reason="hops")
+
+    def _forward_status(self, name: bytes, parts: list[zmq.Frame]) -> None:
+        if len(parts) != 2:
+            raise WireError(f"status of {len(parts)} parts", reason="parts")
+        status = unpack_status(name, parts[1].buffer)
+        self._check_hops(status.hops)
+        if self._roster.heard(status):
+            self._publish_status(replace(status, hops=status.hops + 1))
+
+    def _publish_status(self, status: Status) -> None:
+        rivals = self._roster.rivals(status.camera)
+        marked = replace(status, rivals=max(status.rivals, rivals), insecure=status.insecure or self._insecure)
+        packed = self._statuses[status.camera] = pack_status(marked)
+        self._send([topic(STATUS, status.camera), packed])
+
+    def _forward_answer(self, name: bytes, parts: list[zmq.Frame]) -> None:
+        if len(parts) > self._limits.parts:
+            raise WireError(f"answer of {len(parts)} parts", reason="parts")
+        # Each answer goes on once: in a circle of brokers it would go round for ever, and it has no hop count.
+        if name in self._answered or not self._interest.covers(name):
+            return
+        self._answered[name] = None
+        if len(self._answered) > _ANSWERED:
+            self._answered.popitem(last=False)
+        self._send(parts)
+
+    def _forward_announcement(self, inlet: _Inlet, name: bytes, parts: list[zmq.Frame]) -> None:
+        _, broker_id = parse_topic(name)
+        if len(parts) != 2:
+            raise WireError(f"announcement of {len(parts)} parts", reason="parts")
+        hops = wire.unpack_map(parts[1].buffer, limit_bytes=self._limits.status_bytes, reason="announcement").get(
+            "hops"
+        )
+        if type(hops) is not int or hops < 0:
+            raise WireError("announcement without hops", reason="announcement")
+        if broker_id == self.id:
+            self._refuse_circle(inlet)
+            return
+        self._check_hops(hops)
+        self._send([name, wire.pack_map({"v": 1, "hops": hops + 1})])
+
+    def _refuse_circle(self, inlet: _Inlet) -> None:
+        if inlet.upstream is None:
+            return
+        logger.error("upstream %s leads back to this broker: refused", inlet.endpoint)
+        inlet.socket.disconnect(inlet.upstream.text)
+        inlet.upstream = None
+
+    def _send(self, parts: list[Any]) -> None:
+        size = sum(len(part) for part in parts)
+        for outlet in self._outlets:
+            outlet.budget.saw(size)
+            outlet.socket.send_multipart(parts, copy=False)
+
+    def _tick(self) -> None:
+        self._waker.clear()
+        for status in self._roster.expire():
+            logger.info("camera %s is offline: %s", status.camera, status.reason)
+            self._publish_status(status)
+        for conflict in self._roster.conflicts():
+            logger.warning(
+                "two publishers claim camera %s: the newer one (%016x) is forwarded, %016x is not",
+                conflict.camera,
+                conflict.winner,
+                conflict.loser,
+            )
+        if len(self._statuses) > self._limits.cameras:
+            known = self._roster.statuses()
+            self._statuses = {camera: packed for camera, packed in self._statuses.items() if camera in known}

@@ -1,0 +1,292 @@
+"""`camfabric demo`: a broker, four cameras and a subscriber on this machine, and what the subscriber gets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from camfabric.cli.options import Duration, positive
+from camfabric.cli.signals import stopped_by_signals
+from camfabric.common.endpoint import parse_endpoint
+from camfabric.common.errors import ConfigError, EndpointError, FabricError
+from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS
+from camfabric.common.stats import Rate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from camfabric.cli.window import Window
+    from camfabric.common.frame import Frame
+    from camfabric.common.status import Status
+    from camfabric.subscriber import Subscriber
+    from camfabric.subscriber.mosaic import Mosaic
+
+__all__ = ["demo"]
+
+logger = logging.getLogger(__name__)
+
+_CAMERAS: Final = ("cctv/lobby", "cctv/gate", "drone/1", "drone/2")
+_SOURCE: Final = "test://?size=1280x720&fps=30"
+_REFRESH_S: Final = 0.5
+_END_S: Final = 3.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def demo(
+    duration: Duration = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Leave a contact sheet, camfabric-demo.png, in this folder.")
+    ] = None,
+    window: Annotated[bool, typer.Option(help="Show the cameras in a window where there is a screen.")] = True,
+) -> None:
+    """Run a broker, four cameras and a subscriber on this machine. Ctrl-C ends it."""
+    positive(duration, "--duration")
+    if save is not None and save.exists() and not save.is_dir():
+        raise ConfigError(f"--save {save}: it is not a folder", setting="--save", value=str(save))
+    from camfabric.subscriber import Subscriber
+
+    stop = threading.Event()
+    publishers, subscribers = _free_endpoint(BROKER_PUBLISHERS), _free_endpoint(BROKER_SUBSCRIBERS)
+    with stopped_by_signals(stop.set), _Fabric(publishers, subscribers) as fabric:
+        screen = _Screen.open() if window else None
+        with Subscriber(subscribers, decode=screen is not None) as subscriber:
+            show = _Show(subscriber, fabric, screen)
+            show.run(stop, duration)
+            statuses = subscriber.cameras()
+        if screen is not None:
+            screen.window.close()
+        if save is not None:
+            _save_sheet(save, show, statuses)
+    silent = [camera for camera in _CAMERAS if camera not in show.seen]
+    if silent and not (stop.is_set() and duration is None):
+        raise FabricError(f"nothing came of {', '.join(silent)}")
+
+
+def _free_endpoint(wanted: str) -> str:
+    """The endpoint, or one with a free port where its own is taken."""
+    endpoint = parse_endpoint(wanted)
+    for port in (endpoint.port or 0, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((endpoint.host, port))
+            return f"tcp://{endpoint.host}:{probe.getsockname()[1]}"
+    raise EndpointError(f"no free port at {endpoint.host}", endpoint=wanted)
+
+
+class _Fabric:
+    """The processes: a broker and a publisher for each camera."""
+
+    def __init__(self, publishers: str, subscribers: str) -> None:
+        self.subscribers = subscribers
+        self._logs: dict[str, IO[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands = {"broker": ["broker", "--publishers", publishers, "--subscribers", subscribers]} | {
+            camera: ["publish", _SOURCE, "--camera", camera, "--to", publishers] for camera in _CAMERAS
+        }
+
+    def __enter__(self) -> _Fabric:
+        try:
+            for name, command in self._commands.items():
+                # Kept open for as long as the process runs.
+                log = self._logs[name] = tempfile.TemporaryFile()
+                self.processes[name] = subprocess.Popen(  # noqa: S603  (our own command)
+                    [sys.executable, "-m", "camfabric.cli", "--log-level", "warning", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def check(self) -> None:
+        """Raise FabricError where a process ended by itself with an error, with what it said."""
+        for name, process in self.processes.items():
+            if process.poll() is not None and process.returncode > 0:
+                self._logs[name].seek(0)
+                lines = self._logs[name].read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+                raise FabricError(f"{name} ended with status {process.returncode}: {lines[-1]}")
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + _END_S
+        for name, process in self.processes.items():
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                logger.warning("%s does not end: killed", name)
+                process.kill()
+                process.wait()
+        for log in self._logs.values():
+            log.close()
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the demo does, even where it was killed."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Ctrl-C goes to the whole group; the demo ends its children itself, in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the subscriber got of one camera."""
+
+    frame: Frame
+    rate: Rate = field(default_factory=Rate)
+    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=90))
+    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=90))
+    frames: int = 0
+    missed: int = 0
+    dropped: int = 0
+
+    def take(self, frame: Frame) -> None:
+        self.frame = frame
+        self.rate.tick()
+        self.ages_ms.append(frame.age_ms)
+        self.sizes.append(len(frame.payload))
+        self.frames += 1
+        self.missed += frame.missed
+        self.dropped += frame.dropped
+
+    def facts(self) -> list[str]:
+        """The cells of the table: fps, age, picture, kB, frames, missed, dropped."""
+        return [
+            f"{self.rate.per_second():.1f}",
+            f"{statistics.median(self.ages_ms):.1f}",
+            f"{self.frame.width}x{self.frame.height}",
+            f"{statistics.mean(self.sizes) / 1000:.0f}",
+            str(self.frames),
+            str(self.missed),
+            str(self.dropped),
+        ]
+
+
+@dataclass(slots=True)
+class _Screen:
+    """The window, where there is a screen."""
+
+    window: Window
+    mosaic: Mosaic
+
+    @staticmethod
+    def open() -> _Screen | None:
+        from camfabric.cli.window import Window, can_show
+        from camfabric.subscriber.mosaic import Mosaic
+
+        if can_show() is not None:
+            return None
+        return _Screen(Window("camfabric demo", width=1280, height=720), Mosaic())
+
+
+class _Show:
+    """Takes frames, and shows what comes as a live table and in the window."""
+
+    def __init__(self, subscriber: Subscriber, fabric: _Fabric, screen: _Screen | None) -> None:
+        self._subscriber = subscriber
+        self._fabric = fabric
+        self._screen = screen
+        self.seen: dict[str, _Seen] = {}
+
+    def run(self, stop: threading.Event, duration: float | None) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        end = None if duration is None else time.monotonic() + duration
+        with Live(console=Console(), auto_refresh=False, transient=False) as live:
+            next_draw = time.monotonic()
+            while not stop.is_set() and (end is None or time.monotonic() < end):
+                self._take()
+                if time.monotonic() >= next_draw:
+                    next_draw = time.monotonic() + _REFRESH_S
+                    self._fabric.check()
+                    live.update(self._table(), refresh=True)
+                if self._screen is not None and not self._show_window(self._screen):
+                    break
+            live.update(self._table(), refresh=True)
+
+    def _take(self) -> None:
+        wait_s = 0.1
+        with contextlib.suppress(TimeoutError):
+            for _ in _CAMERAS:
+                frame = self._subscriber.read(wait_s)
+                wait_s = 0.0
+                seen = self.seen.setdefault(frame.camera, _Seen(frame))
+                seen.take(frame)
+                if self._screen is not None:
+                    self._screen.mosaic.update(frame)
+
+    def _show_window(self, screen: _Screen) -> bool:
+        for status in self._subscriber.cameras().values():
+            screen.mosaic.hear(status)
+        screen.window.show(screen.mosaic.draw())
+        return screen.window.key(1) != "q" and screen.window.is_open
+
+    def _table(self) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        from camfabric.cli.top import state_cell
+
+        table = Table(
+            title=f"broker at {self._fabric.subscribers} (process {self._fabric.processes['broker'].pid})",
+            caption=f"in another terminal: camfabric subscribe cctv --from {self._fabric.subscribers}",
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        columns: tuple[tuple[str, Any], ...] = (
+            ("camera", "left"), ("state", "left"), ("fps", "right"), ("age ms", "right"), ("picture", "left"),
+            ("kB", "right"), ("frames", "right"), ("missed", "right"), ("dropped", "right"), ("process", "right"),
+        )  # fmt: skip
+        for name, justify in columns:
+            table.add_column(name, justify=justify, no_wrap=name != "state")
+        statuses = self._subscriber.cameras()
+        for camera in _CAMERAS:
+            seen = self.seen.get(camera)
+            facts = ["-"] * 7 if seen is None else seen.facts()
+            state = state_cell(statuses.get(camera))
+            table.add_row(camera, state, *facts, str(self._fabric.processes[camera].pid))
+        return table
+
+
+def _save_sheet(folder: Path, show: _Show, statuses: dict[str, Status]) -> None:
+    """The newest picture of each camera, with what was measured of it, as one PNG."""
+    import cv2
+
+    from camfabric.common.codecs import decode
+    from camfabric.subscriber.mosaic import Mosaic
+
+    sheet = Mosaic(width=1280, height=760)
+    for status in statuses.values():
+        sheet.hear(status)
+    for seen in show.seen.values():
+        sheet.update(replace(seen.frame, decoded=decode(seen.frame)), fps=seen.rate.per_second())
+    path = folder / "camfabric-demo.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", sheet.draw())[1].tobytes())
+    except OSError as error:
+        raise FabricError(f"cannot save {path}: {error.strerror}") from error
+    typer.echo(f"saved {path}")

@@ -1,0 +1,75 @@
+"""`camfabric ls`: the cameras that there are."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from camfabric.cli.options import Filters, From, Insecure, from_default, positive
+from camfabric.common.errors import FabricError
+
+if TYPE_CHECKING:
+    from camfabric.common.status import Status
+
+__all__ = ["ls"]
+
+_QUIET_S: Final = 0.3
+"""All who are there answer a subscription at once; this long after the last answer, none is to come."""
+
+
+def ls(
+    filters: Filters = None,
+    from_: From = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 2.0,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    require_live: Annotated[
+        bool, typer.Option("--require-live", help="Fail unless there is a camera, and each one is live.")
+    ] = False,
+    insecure: Insecure = False,
+) -> None:
+    """List the cameras, with their state."""
+    positive(wait, "--wait")
+    from camfabric.common.status import LIVE
+    from camfabric.subscriber import Subscriber
+
+    heard = threading.Event()
+    endpoints = from_default(from_)
+    with Subscriber(
+        endpoints, cameras=filters or (), channel=None, insecure=insecure, on_status=lambda _: heard.set()
+    ) as subscriber:
+        end = time.monotonic() + wait
+        while time.monotonic() < end and heard.wait(_QUIET_S if subscriber.cameras() else end - time.monotonic()):
+            heard.clear()
+            if subscriber.cameras() and time.monotonic() > end - wait + 1.0:
+                break
+        cameras = list(subscriber.cameras().values())
+        broker_there = subscriber.brokers() > 0
+    if not cameras and not broker_there:
+        raise FabricError(f"no camera and no broker answers at {', '.join(endpoints)}")
+    for status in cameras if json_ else ():
+        sys.stdout.write(json.dumps(asdict(status), ensure_ascii=False) + "\n")
+    if not json_:
+        sys.stdout.write(_table(cameras) if cameras else "no cameras\n")
+    bad = [status.camera for status in cameras if status.state != LIVE]
+    if require_live and (bad or not cameras):
+        raise FabricError(f"not live: {', '.join(bad)}" if bad else "no such camera")
+
+
+def _table(cameras: list[Status]) -> str:
+    rows = [("CAMERA", "STATE", "FPS", "SIZE", "CODEC", "SOURCE", "WATCHED", "REASON")]
+    for status in cameras:
+        size = f"{status.width}x{status.height}" if status.width else "-"
+        reason = status.reason or (f"{status.rivals} other publisher claims this name" if status.rivals else "")
+        watched = "yes" if status.watched else "no"
+        rows.append(
+            (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,79 @@
+"""`camfabric`: the commands together, logging, and how errors become one line and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Final
+
+import typer
+from typer.exceptions import TyperException
+
+from camfabric.cli import broker, demo, ls, publish, subscribe, top, view
+from camfabric.common.errors import ConfigError, FabricError
+from camfabric.common.redact import redact
+
+__all__ = ["app", "main"]
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+app = typer.Typer(
+    name="camfabric",
+    help="A ZeroMQ pub/sub camera fabric. Each option can be set by CAMFABRIC_<COMMAND>_<OPTION> as well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("publish")(publish.publish)
+app.command("broker")(broker.broker)
+app.command("subscribe")(subscribe.subscribe)
+app.command("view")(view.view)
+app.command("ls")(ls.ls)
+app.command("top")(top.top)
+app.command("demo")(demo.demo)
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@app.callback()
+def _configure(
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error, to standard error.")] = "info",
+) -> None:
+    if log_level.lower() not in _LEVELS:
+        raise ConfigError(
+            f"log level {log_level!r}: it is one of {', '.join(_LEVELS)}", setting="--log-level", value=log_level
+        )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 done, 1 failed while running, 2 wrong usage."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(arguments, prog_name="camfabric", standalone_mode=False, auto_envvar_prefix="CAMFABRIC")
+    except TyperException as error:
+        return _say(error.format_message() or "give a command", EXIT_USAGE)
+    except ConfigError as error:
+        return _say(str(error), EXIT_USAGE)
+    except (FabricError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has gone, as `head` does; nothing is left to flush at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_DONE
+        return _say(str(error), EXIT_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_DONE
+    return status if isinstance(status, int) else EXIT_DONE
+
+
+def _say(message: str, status: int) -> int:
+    line = " ".join(redact(message).split())
+    sys.stderr.write(f"camfabric: {line}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Options that several commands share, and how they are checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+from camfabric.common.errors import ConfigError
+from camfabric.common.settings import BROKER_SUBSCRIBERS
+
+__all__ = ["Duration", "Filters", "From", "Insecure", "from_default", "positive"]
+
+Filters: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILTER]...",
+        help="Cameras: names or their leading segments, as `cctv` for all under cctv/. None for all.",
+        envvar="CAMFABRIC_FILTER",
+        show_default=False,
+    ),
+]
+From: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--from", help=f"A broker, or a publisher that binds; several times. Default {BROKER_SUBSCRIBERS}."),
+]
+Insecure: TypeAlias = Annotated[
+    bool,
+    typer.Option("--insecure", help="Allow endpoints beyond loopback, where anybody can see and send pictures."),
+]
+Duration: TypeAlias = Annotated[float | None, typer.Option(help="End after this many seconds.")]
+
+
+def from_default(endpoints: list[str] | None) -> list[str]:
+    """The endpoints given, or the broker on this machine."""
+    return endpoints or [BROKER_SUBSCRIBERS]
+
+
+def positive(value: float | None, option: str) -> None:
+    """Check a number that must be above 0.
+
+    Raises:
+        ConfigError: it is not; names the option.
+    """
+    if value is not None and not 0 < value < float("inf"):
+        raise ConfigError(f"{option} {value:g}: it is a number above 0", setting=option, value=value)

@@ -1,0 +1,191 @@
+"""`camfabric subscribe`: a line for each frame, and pictures saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+
+from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.signals import stopped_by_signals
+from camfabric.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Frame
+    from camfabric.subscriber import Subscriber
+
+__all__ = ["subscribe"]
+
+logger = logging.getLogger(__name__)
+
+_HINT_S: Final = 3.0
+
+
+def subscribe(
+    filters: Filters = None,
+    from_: From = None,
+    frames: Annotated[int | None, typer.Option(help="End after this many frames.")] = None,
+    duration: Duration = None,
+    mode: Annotated[
+        Literal["latest", "every"], typer.Option(help="The newest of each camera, or every frame in order.")
+    ] = "latest",
+    every: Annotated[float | None, typer.Option(help="At most one frame of each camera in this many seconds.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Save pictures as DIR/<camera>/<time>-<number>.jpg or .png.")
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="With --save: keep the newest N of each camera.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Fail if nothing comes for this many seconds.")] = None,
+    insecure: Insecure = False,
+) -> None:
+    """Receive frames: print a line for each, save them."""
+    for value, option in ((frames, "--frames"), (duration, "--duration"), (every, "--every"), (keep, "--keep")):
+        positive(value, option)
+    positive(timeout, "--timeout")
+    if keep is not None and save is None:
+        raise ConfigError("--keep goes with --save", setting="--keep", value=keep)
+    from camfabric.subscriber import Subscriber
+
+    album = _Album(save, keep) if save is not None else None
+    with (
+        Subscriber(
+            from_default(from_), cameras=filters or (), mode=mode, decode=False, insecure=insecure
+        ) as subscriber,
+        stopped_by_signals(subscriber.ask_close),
+    ):
+        taken = 0
+        thinning = _Thinning(every)
+        for frame in _frames(subscriber, duration=duration, timeout=timeout):
+            if not thinning.admits(frame):
+                continue
+            sys.stdout.write((_as_json(frame) if json_ else _as_text(frame)) + "\n")
+            sys.stdout.flush()
+            if album is not None:
+                album.save(frame)
+            taken += 1
+            if taken == frames:
+                return
+
+
+def _frames(subscriber: Subscriber, *, duration: float | None, timeout: float | None):  # type: ignore[no-untyped-def]
+    """Frames until the subscriber is closed or the time is up; says why where nothing comes."""
+    end = None if duration is None else time.monotonic() + duration
+    silent_since = time.monotonic()
+    said = ""
+    while True:
+        now = time.monotonic()
+        waits = [_HINT_S]
+        if end is not None:
+            waits.append(end - now)
+        if timeout is not None:
+            waits.append(silent_since + timeout - now)
+        if end is not None and now >= end:
+            return
+        try:
+            frame = subscriber.read(max(min(waits), 0.0))
+        except ConfigError:
+            return
+        except TimeoutError as error:
+            if timeout is not None and time.monotonic() - silent_since >= timeout:
+                raise
+            why = str(error).partition(": ")[2]
+            if why != said and time.monotonic() - silent_since >= _HINT_S:
+                said = why
+                logger.info("no frames: %s", why)
+            continue
+        silent_since, said = time.monotonic(), ""
+        yield frame
+
+
+def _as_json(frame: Frame) -> str:
+    return json.dumps(
+        {
+            "camera": frame.camera,
+            "epoch": frame.epoch,
+            "seq": frame.seq,
+            "codec": frame.codec.name.lower(),
+            "keyframe": frame.keyframe,
+            "width": frame.width,
+            "height": frame.height,
+            "bytes": len(frame.payload),
+            "captured_ns": frame.captured_ns,
+            "received_ns": frame.received_ns,
+            "age_ms": round(frame.age_ms, 3),
+            "missed": frame.missed,
+            "dropped": frame.dropped,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _as_text(frame: Frame) -> str:
+    return (
+        f"{frame.camera:<20} #{frame.seq:<7} {frame.width}x{frame.height} {frame.codec.name.lower():<4}"
+        f" {len(frame.payload) / 1000:8.1f} kB  age {frame.age_ms:7.1f} ms"
+        f"  missed {frame.missed}  dropped {frame.dropped}"
+    )
+
+
+class _Thinning:
+    """Lets at most one frame of each camera through in an interval."""
+
+    def __init__(self, every_s: float | None) -> None:
+        self._every_s = every_s
+        self._next: dict[str, float] = {}
+
+    def admits(self, frame: Frame) -> bool:
+        now = time.monotonic()
+        if self._every_s is None:
+            return True
+        if now < self._next.get(frame.camera, 0.0):
+            return False
+        self._next[frame.camera] = now + self._every_s
+        return True
+
+
+class _Album:
+    """A folder of saved pictures: JPEG as it came, raw as PNG."""
+
+    def __init__(self, folder: Path, keep: int | None) -> None:
+        self._folder = folder
+        self._keep = keep
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--save {folder}: {error.strerror}", setting="--save", value=str(folder)) from error
+
+    def save(self, frame: Frame) -> None:
+        from camfabric.common.codecs import decode
+        from camfabric.common.errors import CodecError
+        from camfabric.common.frame import Codec
+
+        folder = self._folder / frame.camera
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(frame.captured_ns // 1_000_000_000))
+        name = f"{stamp}.{frame.captured_ns // 1_000_000 % 1000:03d}Z-{frame.seq:06d}"
+        try:
+            image = decode(frame)
+        except CodecError as error:
+            logger.warning("not saved: %s", error)
+            return
+        if frame.codec is Codec.JPEG:
+            self._write(folder / f"{name}.jpg", bytes(frame.payload))
+        else:
+            import cv2
+
+            self._write(folder / f"{name}.png", cv2.imencode(".png", image)[1].tobytes())
+        if self._keep is not None:
+            pictures = sorted(path for path in folder.iterdir() if path.suffix in {".jpg", ".png"})
+            for path in pictures[: -self._keep]:
+                path.unlink()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        # Whoever looks into the folder never sees half a picture.
+        part = path.with_suffix(".part")
+        part.write_bytes(data)
+        part.replace(path)

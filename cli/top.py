@@ -1,0 +1,94 @@
+"""`camfabric top`: the cameras that there are, live."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.signals import stopped_by_signals
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from camfabric.common.status import Status
+
+__all__ = ["state_cell", "top"]
+
+_COLORS: Final = {"live": "green", "idle": "cyan", "stalled": "yellow", "offline": "red"}
+_REFRESH_S: Final = 0.5
+
+
+def top(filters: Filters = None, from_: From = None, duration: Duration = None, insecure: Insecure = False) -> None:
+    """Show the cameras and what flows, live. Ctrl-C ends it."""
+    positive(duration, "--duration")
+    from rich.console import Console
+    from rich.live import Live
+
+    from camfabric.subscriber import Subscriber
+
+    stop = threading.Event()
+    end = None if duration is None else time.monotonic() + duration
+    rates = _Rates()
+    endpoints = from_default(from_)
+    with (
+        Subscriber(endpoints, cameras=filters or (), channel=None, insecure=insecure) as subscriber,
+        stopped_by_signals(stop.set),
+        Live(console=Console(), auto_refresh=False, screen=Console().is_terminal) as live,
+    ):
+        while not stop.wait(_REFRESH_S) and (end is None or time.monotonic() < end):
+            live.update(_table(subscriber.cameras(), rates, ", ".join(endpoints)), refresh=True)
+
+
+def state_cell(status: Status | None) -> str:
+    """A camera's state in its colour, and the reason, as rich markup."""
+    from rich.markup import escape
+
+    if status is None:
+        return "[yellow]no status[/]"
+    reason = f": {status.reason}" if status.reason else ""
+    conflict = " (another publisher claims this name)" if status.rivals else ""
+    return f"[{_COLORS.get(status.state, 'magenta')}]{escape(status.state + reason)}[/][red]{conflict}[/]"
+
+
+class _Rates:
+    """Mbit/s of each camera, from the bytes that its statuses count."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int, float]] = {}
+
+    def mbit_s(self, status: Status) -> float:
+        time_ns, sent_bytes, rate = self._last.get(status.camera, (status.time_ns, status.sent_bytes, 0.0))
+        if status.time_ns > time_ns:
+            rate = max(status.sent_bytes - sent_bytes, 0) * 8e3 / (status.time_ns - time_ns)
+        self._last[status.camera] = (status.time_ns, status.sent_bytes, rate)
+        return rate
+
+
+def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{len(cameras)} cameras at {endpoints}", title_justify="left", expand=True)
+    for name, justify in (
+        ("camera", "left"), ("state", "left"), ("fps in", "right"), ("fps out", "right"), ("Mbit/s", "right"),
+        ("size", "right"), ("codec", "left"), ("source", "left"), ("dropped", "right"), ("watched", "left"),
+        ("hops", "right"), ("up", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name != "state")  # type: ignore[arg-type]
+    for status in cameras.values():
+        table.add_row(
+            status.camera,
+            state_cell(status),
+            f"{status.fps_in:.1f}",
+            f"{status.fps_out:.1f}",
+            f"{rates.mbit_s(status):.1f}",
+            f"{status.width}x{status.height}" if status.width else "-",
+            status.codec,
+            status.source,
+            str(status.dropped),
+            "yes" if status.watched else "no",
+            str(status.hops),
+            f"{status.uptime_ms // 1000} s",
+        )
+    return table

@@ -1,0 +1,102 @@
+"""JPEG, by OpenCV's libjpeg-turbo. A picture's size is read from its header before anything is decoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from camfabric.common.codecs.image import pixel_format_of
+from camfabric.common.errors import CodecError
+from camfabric.common.frame import Frame, PixelFormat
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Image
+
+__all__ = ["check", "decode", "encode", "size_of"]
+
+# Start of frame: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC). ITU-T T.81, table B.1.
+_SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MAX_SIDE: Final = 65500
+"""libjpeg's limit."""
+
+
+def check(image: Any) -> PixelFormat:
+    """The picture's format.
+
+    Raises:
+        CodecError: it cannot be sent as JPEG.
+    """
+    pixel_format = pixel_format_of(image, codec="jpeg")
+    if pixel_format is PixelFormat.GRAY16:
+        raise CodecError(
+            f"got shape {image.shape}, dtype {image.dtype}: JPEG has 8 bits a channel; use codec='raw' for uint16",
+            codec="jpeg",
+        )
+    if max(image.shape) > _MAX_SIDE:
+        raise CodecError(f"got shape {image.shape}: JPEG has at most {_MAX_SIDE} px a side", codec="jpeg")
+    return pixel_format
+
+
+def encode(image: Image, *, quality: int) -> memoryview:
+    """A JPEG of the picture, quality 1 to 100.
+
+    Raises:
+        CodecError: OpenCV cannot encode it.
+    """
+    import cv2
+
+    try:
+        done, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    except cv2.error as error:
+        raise CodecError(f"JPEG of shape {image.shape}: {error.err}", codec="jpeg") from error
+    if not done:
+        raise CodecError(f"JPEG of shape {image.shape} cannot be made", codec="jpeg")
+    return coded.data.cast("B")
+
+
+def decode(frame: Frame) -> Image:
+    """The picture: (H, W, 3) uint8 BGR, or (H, W) uint8 for a grey one.
+
+    Raises:
+        CodecError: it is no JPEG, damaged, or not of the size that the frame states.
+    """
+    import cv2
+    import numpy as np
+
+    width, height, channels = size_of(frame.payload)
+    if (width, height) != (frame.width, frame.height):
+        raise CodecError(
+            f"JPEG of {width} x {height} px where {frame.camera} states {frame.width} x {frame.height}", codec="jpeg"
+        )
+    # IGNORE_ORIENTATION: the size that was checked is the size that comes out.
+    mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(frame.payload, np.uint8), mode)
+    except cv2.error as error:
+        raise CodecError(f"JPEG of {frame.camera}: {error.err}", codec="jpeg") from error
+    if image is None:
+        raise CodecError(f"JPEG of {frame.camera} is damaged", codec="jpeg")
+    picture: Image = image
+    return picture
+
+
+def size_of(data: bytes | memoryview) -> tuple[int, int, int]:
+    """(width, height, channels) of a JPEG, from its header alone. ITU-T T.81, annex B.
+
+    Raises:
+        CodecError: it is no JPEG.
+    """
+    if bytes(data[:2]) != b"\xff\xd8":
+        raise CodecError("not a JPEG", codec="jpeg")
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill byte, or a marker without a length
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _SOF:
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            return width, height, data[at + 9]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    raise CodecError("JPEG without a frame header", codec="jpeg")

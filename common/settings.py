@@ -1,0 +1,95 @@
+"""Every limit, time and default of the fabric as a named value, so that none is a number in the middle of code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BROKER_PUBLISHERS", "BROKER_SUBSCRIBERS", "DEFAULT_QUALITY", "LIMITS", "TIMES", "Limits", "Times"]
+
+BROKER_PUBLISHERS = "tcp://127.0.0.1:5550"
+"""Where a broker takes publishers."""
+BROKER_SUBSCRIBERS = "tcp://127.0.0.1:5551"
+"""Where a broker serves subscribers."""
+DEFAULT_QUALITY = 80
+"""JPEG quality, 1 to 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what is accepted and kept."""
+
+    header_bytes: int = 64 * 1024
+    """A message's header, the user's fields included."""
+    payload_bytes: int = 128 * 1024 * 1024
+    """One part of a message: an 8K BGR picture is 100 MB."""
+    parts: int = 1024
+    """Parts of one message; a replay has one for each packet."""
+    pixels: int = 64 * 1024 * 1024
+    """Width times height of a picture, checked before it is decoded; 8K has 33 million."""
+    status_bytes: int = 4096
+    topic_bytes: int = 256
+    """A topic or a subscription; a camera's name has at most 128 bytes."""
+    subscription_bytes: int = 512
+    """What a subscriber's peer may send up a socket in one message."""
+    cameras: int = 10_000
+    """Names that a broker or subscriber remembers."""
+    hops: int = 8
+    """Brokers in a row."""
+    queue_bytes: int = 64 * 1024 * 1024
+    """What one peer's queue may hold before frames for it are dropped."""
+    queue_messages_min: int = 4
+    queue_messages_max: int = 4000
+    replay_bytes: int = 32 * 1024 * 1024
+    """What a broker keeps of last pictures in all, so that it can answer replay requests by itself."""
+    backlog_frames: int = 1000
+    """Frames that a `mode="every"` mailbox holds ..."""
+    backlog_bytes: int = 64 * 1024 * 1024
+    """... and their bytes, whichever is reached first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Intervals; `_s` in seconds, `_ms` in milliseconds."""
+
+    status_s: float = 1.0
+    """Between two words of a publisher on its camera's status."""
+    offline_s: float = 2.5
+    """After this long without a word, a camera is offline."""
+    stalled_s: float = 2.0
+    """After this long without a picture from its source, or three of its usual intervals, a camera is stalled."""
+    forget_s: float = 3600.0
+    """How long a broker or subscriber lists a camera that is offline."""
+    request_s: float = 2.0
+    """How long a replay or clock request waits for its answer."""
+    clock_s: float = 30.0
+    """Between two measurements of the publishers' clocks."""
+    clock_first_s: float = 0.2
+    """Between the first few of them."""
+    clock_fast: int = 4
+    """How many of them are the first few."""
+    reopen_first_s: float = 0.5
+    """Before a failed source is opened again; doubled at each failure, with jitter ..."""
+    reopen_max_s: float = 10.0
+    """... up to this."""
+    open_s: float = 10.0
+    """How long a stream may take to open."""
+    read_s: float = 5.0
+    """How long a stream may be silent before it counts as failed."""
+    linger_ms: int = 500
+    """How long a closing socket may go on sending."""
+    reconnect_ms: int = 100
+    reconnect_max_ms: int = 500
+    connect_timeout_ms: int = 1000
+    handshake_ms: int = 3000
+    heartbeat_ms: int = 1000
+    heartbeat_timeout_ms: int = 3000
+    tcp_maxrt_ms: int = 4000
+    """A peer that acknowledges nothing for this long is dropped: a heartbeat cannot leave a full buffer."""
+    complain_s: float = 60.0
+    """A peer's bad messages are logged once in this time."""
+    announce_s: float = 1.0
+    """Between two announcements of a broker's id."""
+
+
+LIMITS = Limits()
+TIMES = Times()

@@ -1,0 +1,197 @@
+"""Every socket of the fabric is made here: its options, its queue's bound, and how a thread that polls it is woken.
+
+The reasons stand beside the options; each was found by trying it without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket as posix
+from typing import Final, TypeAlias
+
+import zmq
+
+from camfabric.common.endpoint import Endpoint
+from camfabric.common.errors import EndpointError
+from camfabric.common.settings import LIMITS, TIMES, Limits
+
+__all__ = [
+    "ByteBudget",
+    "Socket",
+    "Waker",
+    "attach",
+    "bind",
+    "connect",
+    "make_sub",
+    "make_xpub",
+    "make_xsub",
+    "receive",
+]
+
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+_RECEIVE_HWM: Final = 64
+
+
+def _make(context: zmq.Context[Socket], kind: int, limits: Limits) -> Socket:
+    socket = context.socket(kind)
+    socket.linger = TIMES.linger_ms
+    socket.setsockopt(zmq.RECONNECT_IVL, TIMES.reconnect_ms)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, TIMES.reconnect_max_ms)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, TIMES.connect_timeout_ms)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, TIMES.handshake_ms)
+    # Heartbeats find a peer that vanished; TCP_MAXRT one that is there and reads nothing, behind whose full buffer no
+    # heartbeat can leave.
+    socket.setsockopt(zmq.HEARTBEAT_IVL, TIMES.heartbeat_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, TIMES.heartbeat_timeout_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, TIMES.heartbeat_timeout_ms)
+    socket.setsockopt(zmq.TCP_MAXRT, TIMES.tcp_maxrt_ms)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.payload_bytes)
+    return socket
+
+
+def make_xpub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socket:
+    """A socket that sends frames and sees who subscribes to what: each subscription, and the last end of each."""
+    socket = _make(context, zmq.XPUB, limits)
+    socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.subscription_bytes)
+    socket.setsockopt(zmq.SNDHWM, limits.queue_messages_min)
+    # Without it a socket that connects keeps a dead peer's subscriptions and goes on encoding for nobody.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    return socket
+
+
+def make_xsub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socket:
+    """A broker's socket for publishers; what it receives waits in their queues, not here."""
+    return _receiving(_make(context, zmq.XSUB, limits))
+
+
+def make_sub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socket:
+    """A subscriber's socket, one for each endpoint, so that each peer's traffic is known for what it is."""
+    return _receiving(_make(context, zmq.SUB, limits))
+
+
+def _receiving(socket: Socket) -> Socket:
+    socket.setsockopt(zmq.RCVHWM, _RECEIVE_HWM)
+    # 0 is no limit: at a limit, subscriptions are discarded without a word.
+    socket.setsockopt(zmq.SNDHWM, 0)
+    return socket
+
+
+def attach(socket: Socket, endpoint: Endpoint) -> None:
+    """Set what depends on the address; before `bind` or `connect`."""
+    socket.setsockopt(zmq.IPV6, int(endpoint.is_ipv6))
+
+
+def bind(socket: Socket, endpoint: Endpoint) -> str:
+    """Bind, and return the endpoint with its real port.
+
+    Raises:
+        EndpointError: it is taken, or not an address of this machine.
+    """
+    attach(socket, endpoint)
+    if endpoint.scheme == "ipc" and _answers(endpoint.host):
+        raise EndpointError(f"{endpoint} is taken by another process", endpoint=endpoint.text)
+    try:
+        socket.bind(endpoint.text)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot bind {endpoint}: {_why(error)}", endpoint=endpoint.text) from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def connect(socket: Socket, endpoint: Endpoint) -> None:
+    """Connect; whether and when the peer is there does not matter.
+
+    Raises:
+        EndpointError: it is not an address that one can connect to.
+    """
+    attach(socket, endpoint)
+    try:
+        socket.connect(endpoint.text)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot connect to {endpoint}: {_why(error)}", endpoint=endpoint.text) from error
+
+
+def _answers(path: str) -> bool:
+    # ZeroMQ would unlink a living process's socket file and bind its own in its place.
+    if path.startswith("@"):
+        return False
+    with posix.socket(posix.AF_UNIX, posix.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.connect(path)
+        return True
+    return False
+
+
+def _why(error: zmq.ZMQError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken by another process"
+    if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
+        return "it is not an address of this machine"
+    return (error.strerror or str(error)).lower()
+
+
+def receive(socket: Socket) -> list[zmq.Frame] | None:
+    """The next message's parts, uncopied, or None where there is none now."""
+    try:
+        return socket.recv_multipart(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+
+
+class ByteBudget:
+    """Keeps a socket's high-water mark, which counts messages, at a budget of bytes over the mean message seen."""
+
+    def __init__(self, socket: Socket, option: int = zmq.SNDHWM, *, limits: Limits = LIMITS) -> None:
+        self._socket = socket
+        self._option = option
+        self._limits = limits
+        self._mean = 0.0
+        self._mark = int(socket.getsockopt(option))
+
+    def saw(self, message_bytes: int) -> None:
+        """Take a message's size into the mean; the mark follows once it is off by a quarter, on live pipes too."""
+        if message_bytes > self._mean:
+            # Up at once, down slowly: the bound is to hold from the first large message on.
+            self._mean += (message_bytes - self._mean) * 0.25
+        else:
+            self._mean += (message_bytes - self._mean) * 0.01
+        fitting = int(self._limits.queue_bytes / max(self._mean, 1.0))
+        mark = max(self._limits.queue_messages_min, min(self._limits.queue_messages_max, fitting))
+        if not 0.75 <= mark / self._mark <= 1.33:
+            self._mark = mark
+            self._socket.setsockopt(self._option, mark)
+
+
+class Waker:
+    """Wakes a thread that polls sockets: poll `fileno()`, call `wake()` from anywhere, `clear()` when woken.
+
+    A pipe, not a socket: it may be used by any number of threads, and by a signal handler.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._read
+
+    def wake(self) -> None:
+        """Wake the thread. Does nothing after `close`, or where a wake is pending already."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._write, b"\0")
+
+    def clear(self) -> None:
+        """Take all pending wakes."""
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._read, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        read, write, self._read, self._write = self._read, self._write, -1, -1
+        os.close(write)
+        os.close(read)

@@ -1,0 +1,63 @@
+"""Rates, counts of bad messages, and complaints that are logged once a minute."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from typing import Final
+
+from camfabric.common.errors import WireError
+from camfabric.common.settings import TIMES
+
+__all__ = ["Complaints", "Rate"]
+
+_WINDOW_S: Final = 2.0
+_MAX_PEERS: Final = 1000
+
+
+class Rate:
+    """Events a second over the last two seconds. Used by one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._times: deque[float] = deque(maxlen=2000)
+
+    def tick(self) -> None:
+        """Count an event now."""
+        self._times.append(self._clock())
+
+    def per_second(self) -> float:
+        """The rate; 0.0 where nothing happened in the window."""
+        now = self._clock()
+        while self._times and self._times[0] < now - _WINDOW_S:
+            self._times.popleft()
+        if not self._times:
+            return 0.0
+        if len(self._times) == self._times.maxlen:
+            return len(self._times) / max(now - self._times[0], 1e-3)
+        return len(self._times) / min(max(now - self._started, 0.5), _WINDOW_S)
+
+
+class Complaints:
+    """Counts bad messages by reason, and logs one line a peer and minute. Used by one thread."""
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._logged: OrderedDict[str, float] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    def note(self, peer: str, error: WireError) -> None:
+        """Count `error`, and log it if `peer` was not complained about in the last minute."""
+        self.counts[error.reason] += 1
+        now = self._clock()
+        if now - self._logged.get(peer, float("-inf")) < TIMES.complain_s:
+            return
+        self._logged[peer] = now
+        self._logged.move_to_end(peer)
+        if len(self._logged) > _MAX_PEERS:
+            self._logged.popitem(last=False)
+        self._logger.warning("bad message from %s dropped: %s", peer, error)

@@ -1,0 +1,278 @@
+"""Wire format, version 1: frames, replays and clock answers to bytes and back. Pure functions; see docs/wire.md.
+
+Nothing that arrives is trusted: whatever does not add up raises `WireError`, and no size that a peer states is
+allocated before it is checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+from camfabric.common.errors import WireError
+from camfabric.common.frame import Codec, Frame, PixelFormat
+from camfabric.common.settings import LIMITS, Limits
+from camfabric.common.topics import parse_topic
+
+__all__ = [
+    "CLOCK_PARTS",
+    "FRAME_PARTS",
+    "HOPS_AT",
+    "Buffer",
+    "ClockAnswer",
+    "Peek",
+    "pack_clock",
+    "pack_header",
+    "pack_map",
+    "pack_replay",
+    "peek",
+    "unpack_clock",
+    "unpack_frame",
+    "unpack_map",
+    "unpack_replay",
+    "with_hop",
+]
+
+Buffer: TypeAlias = bytes | memoryview
+
+FRAME_PARTS: Final = 3
+CLOCK_PARTS: Final = 2
+
+_MAGIC: Final = b"CFAB"
+_VERSION: Final = 1
+_KIND_FRAME: Final = 1
+_KEYFRAME: Final = 1 << 0
+_DISPOSABLE: Final = 1 << 1
+_NONE: Final = -(1 << 63)
+"""Presentation or decode time that is not known."""
+
+# magic version kind codec pixel_format flags hops reserved width height reserved epoch seq
+# captured encoded captured_monotonic pts dts time_base(2) reserved
+_META: Final = struct.Struct("<4sBBBBHBxIIIQQqqqqqII8x")
+_META_BYTES: Final = _META.size
+# The header is a map whose first entry is "m", 96 bytes as bin 8: so the metadata always begins at byte 5.
+_HEADS: Final = tuple(bytes([0x80 | entries, 0xA1, 0x6D, 0xC4, _META_BYTES]) for entries in range(1, 16))
+_META_AT: Final = 5
+HOPS_AT: Final = _META_AT + 10
+"""Where in a header the hop count stands: the one byte that a broker writes."""
+
+_PIXEL_BYTES: Final = {PixelFormat.GRAY8: 1, PixelFormat.GRAY16: 2, PixelFormat.BGR24: 3}
+_EMPTY_EXTRA: Final[Mapping[str, Any]] = {}
+
+
+class Peek(NamedTuple):
+    """What a broker needs of a header."""
+
+    epoch: int
+    seq: int
+    hops: int
+    keyframe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClockAnswer:
+    """A publisher's monotonic clock, in ns, when a request reached it and when the answer left."""
+
+    epoch: int
+    received_ns: int
+    sent_ns: int
+
+
+def pack_header(frame: Frame, *, limits: Limits = LIMITS) -> bytes:
+    """The header of a frame.
+
+    Raises:
+        WireError: the frame's `extra` is not a map of names to what msgpack carries, or is too large.
+    """
+    numerator, denominator = frame.time_base or (0, 0)
+    meta = _META.pack(
+        _MAGIC,
+        _VERSION,
+        _KIND_FRAME,
+        frame.codec,
+        frame.pixel_format,
+        frame.keyframe * _KEYFRAME | frame.disposable * _DISPOSABLE,
+        frame.hops,
+        frame.width,
+        frame.height,
+        0,
+        frame.epoch,
+        frame.seq,
+        frame.captured_ns,
+        frame.encoded_ns,
+        frame.captured_monotonic_ns,
+        _NONE if frame.pts is None else frame.pts,
+        _NONE if frame.dts is None else frame.dts,
+        numerator,
+        denominator,
+    )
+    if not frame.extra:
+        return _HEADS[0] + meta
+    if not all(isinstance(key, str) for key in frame.extra):
+        raise WireError(f"extra fields need names that are str: {sorted(map(repr, frame.extra))}", reason="header")
+    try:
+        extra = msgpack.packb(dict(frame.extra))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"extra fields {sorted(frame.extra)} cannot be sent: {error}", reason="header") from error
+    header: bytes = _HEADS[1] + meta + b"\xa1x" + extra
+    if len(header) > limits.header_bytes:
+        raise WireError(f"extra fields of {len(extra)} bytes; at most {limits.header_bytes} fit", reason="size")
+    return header
+
+
+def peek(header: Buffer, *, limits: Limits = LIMITS) -> Peek:
+    """Check a header's fixed part and return what a broker needs of it; the rest is not read.
+
+    Raises:
+        WireError: it is not a frame's header of this version.
+    """
+    fields = _unpack_meta(header, limits)
+    return Peek(epoch=fields[10], seq=fields[11], hops=fields[6], keyframe=bool(fields[5] & _KEYFRAME))
+
+
+def with_hop(header: Buffer) -> bytes:
+    """A copy of a checked header with one hop more."""
+    changed = bytearray(header)
+    changed[HOPS_AT] = min(changed[HOPS_AT] + 1, 255)
+    return bytes(changed)
+
+
+def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
+    if len(header) > limits.header_bytes:
+        raise WireError(f"header of {len(header)} bytes", reason="size")
+    if len(header) < _META_AT + _META_BYTES or bytes(header[:_META_AT]) not in _HEADS:
+        raise WireError("header does not begin as a frame's does", reason="header")
+    fields = _META.unpack_from(header, _META_AT)
+    if fields[0] != _MAGIC:
+        raise WireError("wrong magic", reason="magic")
+    if fields[1] != _VERSION:
+        raise WireError(f"version {fields[1]}; this is version {_VERSION}", reason="version")
+    if fields[2] != _KIND_FRAME:
+        raise WireError(f"unknown kind {fields[2]}", reason="version")
+    return fields
+
+
+def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limits = LIMITS) -> Frame:
+    """The frame of a message's three parts. The payload is not copied and not decoded.
+
+    Raises:
+        WireError: something does not add up.
+    """
+    channel, camera = parse_topic(bytes(topic))
+    fields = _unpack_meta(header, limits)
+    (_, _, _, codec_number, format_number, flags, hops, width, height, _, epoch, seq) = fields[:12]
+    (captured_ns, encoded_ns, captured_monotonic_ns, pts, dts, numerator, denominator) = fields[12:]
+    try:
+        codec, pixel_format = Codec(codec_number), PixelFormat(format_number)
+    except ValueError as error:
+        raise WireError(str(error), reason="version") from error
+    if not 0 < width * height <= limits.pixels:
+        raise WireError(f"picture of {width} x {height} px; at most {limits.pixels} px in all", reason="picture")
+    if len(payload) > limits.payload_bytes:
+        raise WireError(f"payload of {len(payload)} bytes", reason="size")
+    if codec is Codec.RAW:
+        if pixel_format is PixelFormat.NONE:
+            raise WireError("raw picture without a pixel format", reason="picture")
+        if len(payload) != width * height * _PIXEL_BYTES[pixel_format]:
+            raise WireError(
+                f"raw picture of {width} x {height} px {pixel_format.name} in {len(payload)} bytes", reason="picture"
+            )
+    return Frame(
+        camera=camera,
+        channel=channel,
+        codec=codec,
+        pixel_format=pixel_format,
+        width=width,
+        height=height,
+        keyframe=bool(flags & _KEYFRAME),
+        disposable=bool(flags & _DISPOSABLE),
+        epoch=epoch,
+        seq=seq,
+        captured_ns=captured_ns,
+        captured_monotonic_ns=captured_monotonic_ns,
+        encoded_ns=encoded_ns,
+        pts=None if pts == _NONE else pts,
+        dts=None if dts == _NONE else dts,
+        time_base=(numerator, denominator) if numerator and denominator else None,
+        hops=hops,
+        extra=_EMPTY_EXTRA if len(header) == _META_AT + _META_BYTES else _unpack_extra(header, limits),
+        payload=payload,
+    )
+
+
+def _unpack_extra(header: Buffer, limits: Limits) -> Mapping[str, Any]:
+    extra = unpack_map(header, limit_bytes=limits.header_bytes, reason="header").get("x", _EMPTY_EXTRA)
+    if not isinstance(extra, dict) or not all(isinstance(key, str) for key in extra):
+        raise WireError("extra fields are not a map of names", reason="header")
+    return extra
+
+
+def pack_map(content: Mapping[str, Any]) -> bytes:
+    """A msgpack map, as status, clock and announcement messages are."""
+    packed: bytes = msgpack.packb(dict(content))
+    return packed
+
+
+def unpack_map(data: Buffer, *, limit_bytes: int, reason: str) -> dict[Any, Any]:
+    """A msgpack map that arrived.
+
+    Raises:
+        WireError: it is none, or has more than `limit_bytes`; `reason` is passed on.
+    """
+    if len(data) > limit_bytes:
+        raise WireError(f"{reason} of {len(data)} bytes", reason="size")
+    try:
+        content = msgpack.unpackb(data)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"{reason} is not msgpack: {error}", reason=reason) from error
+    if not isinstance(content, dict):
+        raise WireError(f"{reason} is not a map", reason=reason)
+    return content
+
+
+def pack_replay(topic: bytes, messages: Sequence[tuple[bytes, Any]]) -> list[Any]:
+    """The answer to a replay request: one message with all that was kept, as (header, payload), possibly nothing."""
+    index = pack_map({"v": _VERSION, "h": [header for header, _ in messages]})
+    return [topic, index, *(payload for _, payload in messages)]
+
+
+def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limits = LIMITS) -> list[Frame]:
+    """The frames of a replay, oldest first. `stream_topic` is that of the stream that was asked for.
+
+    Raises:
+        WireError: something does not add up.
+    """
+    if not 2 <= len(parts) <= limits.parts:
+        raise WireError(f"replay of {len(parts)} parts", reason="parts")
+    index = unpack_map(parts[1], limit_bytes=limits.header_bytes * 4, reason="replay")
+    headers = index.get("h")
+    if not isinstance(headers, list) or len(headers) != len(parts) - 2:
+        raise WireError("a replay's index does not fit its parts", reason="parts")
+    if not all(isinstance(header, bytes) for header in headers):
+        raise WireError("a replay's index has no headers", reason="header")
+    return [
+        unpack_frame(stream_topic, header, payload, limits=limits)
+        for header, payload in zip(headers, parts[2:], strict=True)
+    ]
+
+
+def pack_clock(answer: ClockAnswer) -> bytes:
+    """The second part of an answer to a clock request."""
+    return pack_map({"v": _VERSION, "epoch": answer.epoch, "rx": answer.received_ns, "tx": answer.sent_ns})
+
+
+def unpack_clock(data: Buffer) -> ClockAnswer:
+    """The clock answer in a message's second part.
+
+    Raises:
+        WireError: it is none.
+    """
+    content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="clock")
+    epoch, received_ns, sent_ns = content.get("epoch"), content.get("rx"), content.get("tx")
+    if type(epoch) is not int or type(received_ns) is not int or type(sent_ns) is not int:
+        raise WireError("clock answer without its numbers", reason="clock")
+    return ClockAnswer(epoch, received_ns, sent_ns)

@@ -1,0 +1,5 @@
+"""Publishing a camera: `Publisher` for programs that have pictures, `capture` and `sources` for `camfabric publish`."""
+
+from camfabric.publisher.publisher import Publisher
+
+__all__ = ["Publisher"]

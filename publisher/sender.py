@@ -1,0 +1,189 @@
+"""The publisher's thread: it owns the XPUB socket, hears who subscribes, and encodes and sends what they asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import zmq
+
+from camfabric.common import wire
+from camfabric.common.codecs import encoder
+from camfabric.common.errors import CodecError, WireError
+from camfabric.common.frame import Codec, Frame, PixelFormat
+from camfabric.common.mailbox import Slot
+from camfabric.common.settings import TIMES
+from camfabric.common.sockets import ByteBudget, Socket, Waker, receive
+from camfabric.common.stats import Complaints, Rate
+from camfabric.common.status import Status, pack_status
+from camfabric.common.topics import CAM, CLOCK, REPLAY, STATUS, covers, parse_request, topic
+
+__all__ = ["Sender"]
+
+logger = logging.getLogger(__name__)
+
+_SUBSCRIBE: Final = 1
+
+
+class Sender(threading.Thread):
+    """Sends one camera. `watched`, `sent` and the like may be read from any thread."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        *,
+        camera: str,
+        epoch: int,
+        codec: Codec,
+        quality: int,
+        size: tuple[int, int] | None,
+        slot: Slot,
+        waker: Waker,
+        status: Callable[[], Status],
+    ) -> None:
+        super().__init__(name=f"publish {camera}", daemon=True)
+        self._socket = socket
+        self._camera = camera
+        self._epoch = epoch
+        self._codec = codec
+        self._coder = encoder(codec)
+        self._quality = quality
+        self._size = size
+        self._slot = slot
+        self._waker = waker
+        self._status = status
+        self._stop_asked = False
+        self._topic = topic(CAM, camera)
+        self._status_topic = topic(STATUS, camera)
+        self._subscriptions: set[bytes] = set()
+        self._last: tuple[bytes, memoryview] | None = None
+        self._budget = ByteBudget(socket)
+        self._complaints = Complaints(logger)
+        self._rate = Rate()
+        self._next_seq = 0
+        self.watched = False
+        self.fps_out = 0.0
+        self.sent = 0
+        self.sent_bytes = 0
+        self.dropped = 0
+        self.width = 0
+        self.height = 0
+
+    def stop(self) -> None:
+        """End the thread, which says goodbye and closes the socket, and wait for it."""
+        self._stop_asked = True
+        self._waker.wake()
+        self.join()
+
+    def run(self) -> None:
+        """The thread's loop: subscriptions first, then the newest picture, then the time."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._waker.fileno(), zmq.POLLIN)
+        said = ("", "")
+        next_status = 0.0
+        try:
+            while not self._stop_asked:
+                wait_s = max(0.0, next_status - time.monotonic())
+                poller.poll(int(wait_s * 1000) + 1)
+                self._waker.clear()
+                self._hear()
+                if self.watched and (frame := self._slot.take()) is not None:
+                    self._send(frame)
+                status = self._status()
+                if time.monotonic() >= next_status or (status.state, status.reason) != said:
+                    said, next_status = (status.state, status.reason), time.monotonic() + TIMES.status_s
+                    self.fps_out = self._rate.per_second()
+                    self._send_status()
+            self._send_status()
+        finally:
+            self._socket.close()
+
+    def _hear(self) -> None:
+        while (parts := receive(self._socket)) is not None:
+            data = parts[0].bytes
+            if len(parts) != 1 or not data or data[0] > _SUBSCRIBE:
+                self._complaints.note("a subscriber", WireError("not a subscription", reason="parts"))
+            elif data[0] == _SUBSCRIBE:
+                self._subscribed(data[1:])
+            else:
+                self._subscriptions.discard(data[1:])
+                self.watched = bool(self._subscriptions)
+
+    def _subscribed(self, prefix: bytes) -> None:
+        if self._status_topic.startswith(prefix):
+            self._send_status()
+        if self._topic.startswith(prefix):
+            # Only what matches is kept, so that nobody can fill this set.
+            self._subscriptions.add(prefix)
+            if not self.watched:
+                self.watched = True
+                self._show_newest()
+        elif (request := parse_request(prefix)) is not None:
+            self._answer(*request)
+
+    def _show_newest(self) -> None:
+        if (frame := self._slot.take()) is not None:
+            self._send(frame)
+        elif self._last is not None:
+            self._socket.send_multipart([self._topic, *self._last], copy=False)
+
+    def _answer(self, kind: str, nonce: str, rest: str) -> None:
+        if kind == CLOCK and covers(rest, self._camera):
+            received_ns = time.monotonic_ns()
+            answer = wire.ClockAnswer(self._epoch, received_ns, time.monotonic_ns())
+            self._socket.send_multipart([topic(f"{CLOCK}/{nonce}", self._camera), wire.pack_clock(answer)])
+        elif kind == REPLAY and rest == f"{CAM}/{self._camera}":
+            if (frame := self._slot.take()) is not None:
+                # Encoded once: whoever watches gets the same frame, under the same number.
+                if self.watched:
+                    self._send(frame)
+                else:
+                    self._encode(frame)
+            kept = [] if self._last is None else [self._last]
+            self._socket.send_multipart(wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept), copy=False)
+
+    def _encode(self, frame: Frame) -> bool:
+        image = frame.image
+        if self._size is not None and self._size != (frame.width, frame.height):
+            import cv2
+
+            shrinks = self._size[0] < frame.width
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        try:
+            payload = self._coder.encode(image, quality=self._quality)
+        except CodecError as error:
+            self._complaints.note("the source", WireError(str(error), reason="picture"))
+            return False
+        self.height, self.width = image.shape[:2]
+        coded = replace(
+            frame,
+            pixel_format=frame.pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
+            width=self.width,
+            height=self.height,
+            seq=self._next_seq,
+            encoded_ns=time.time_ns(),
+            payload=payload,
+            decoded=None,
+        )
+        self._next_seq += 1
+        self._last = (wire.pack_header(coded), payload)
+        return True
+
+    def _send(self, frame: Frame) -> None:
+        if not self._encode(frame) or self._last is None:
+            return
+        header, payload = self._last
+        self._budget.saw(len(header) + len(payload))
+        self._socket.send_multipart([self._topic, header, payload], copy=False)
+        self._rate.tick()
+        self.sent += 1
+        self.sent_bytes += len(payload)
+
+    def _send_status(self) -> None:
+        message: list[Any] = [self._status_topic, pack_status(self._status())]
+        self._socket.send_multipart(message)

@@ -1,0 +1,171 @@
+"""Video files, and every URL that FFmpeg opens, by PyAV (extra `video`)."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from camfabric.common.errors import ConfigError, SourceError
+from camfabric.common.redact import redact
+from camfabric.common.settings import TIMES
+from camfabric.publisher.sources.pacer import Pacer
+from camfabric.publisher.sources.source import Shot
+
+if TYPE_CHECKING:
+    import av.container
+    import av.video
+
+__all__ = ["FileSource", "UrlSource"]
+
+_REORDERED: Final = 64
+"""Packets whose arrival is remembered until their pictures come out of the decoder."""
+_BRACKETS: Final = re.compile(r"\[Errno -?\d+\] |: '.*'$|; .*$")
+
+
+def _open(address: str, options: dict[str, str], timeout: tuple[float, float] | None) -> Any:
+    """An open container and its video stream.
+
+    Raises:
+        SourceError: FFmpeg cannot open it, or it has no video.
+        ConfigError: PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(
+            "video files and URLs need the extra 'video': pip install 'camfabric[video]'", setting="source"
+        ) from error
+    try:
+        container = av.open(address, options=options, timeout=timeout)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _translate(error, address, "cannot be opened") from error
+    if not container.streams.video:
+        container.close()
+        raise SourceError(f"{redact(address)} has no video", source=redact(address))
+    return container
+
+
+def _translate(error: Exception, address: str, what: str) -> SourceError:
+    """An FFmpeg error in one line without credentials."""
+    import av
+
+    shown = redact(address)
+    match error:
+        case av.error.HTTPUnauthorizedError() | av.error.HTTPForbiddenError():
+            why = "the camera refuses the user name or the password"
+        case av.error.ExitError() | TimeoutError():
+            why = "no answer in time"
+        case av.error.InvalidDataError():
+            why = "it is not a video that FFmpeg knows"
+        case av.error.ProtocolNotFoundError():
+            why = "this FFmpeg does not speak that protocol"
+        case OSError():
+            why = (error.strerror or _BRACKETS.sub("", str(error))).lower()
+        case _:
+            why = _BRACKETS.sub("", str(error)).lower()
+    return SourceError(f"{shown} {what}: {redact(why)}", source=shown)
+
+
+class FileSource:
+    """A video file, paced by its own timestamps, once or for ever."""
+
+    def __init__(self, path: Path, *, loop: bool, stop: threading.Event) -> None:
+        self._path = path
+        self._loop = loop
+        self._stop = stop
+        if not path.exists():
+            raise SourceError(
+                f"{path} is not there: give a file, a folder, a device, test:// or a URL", source=str(path)
+            )
+        self._container = _open(str(path), {}, None)
+
+    def shots(self) -> Iterator[Shot]:
+        """The file's pictures when they are due.
+
+        Raises:
+            SourceError: the file is damaged from its beginning.
+        """
+        import av
+
+        stream = self._container.streams.video[0]
+        turn = 0.0
+        while True:
+            pacer = Pacer(self._stop)
+            last = first = None
+            try:
+                for picture in self._container.decode(stream):
+                    at = picture.time if picture.time is not None else turn
+                    first = at if first is None else first
+                    last = at
+                    image = picture.to_ndarray(format="bgr24")
+                    if not pacer.wait(at):
+                        return
+                    yield Shot(image, time.monotonic_ns())
+            except av.FFmpegError as error:
+                # A damaged end is an end; a file that gives nothing at all is an error.
+                if last is None:
+                    raise _translate(error, str(self._path), "cannot be read") from error
+            if last is None:
+                raise SourceError(f"{self._path} has no pictures", source=str(self._path))
+            rate = float(stream.average_rate or 25)
+            if self._stop.wait(1 / rate) or not self._loop:
+                return
+            self._container.seek(0)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+
+class UrlSource:
+    """A live stream. `rtsp_transport` is "tcp" or "udp", for RTSP alone."""
+
+    def __init__(self, address: str, *, rtsp_transport: str) -> None:
+        self._address = address
+        is_rtsp = address.lower().startswith(("rtsp://", "rtsps://"))
+        options = {"rtsp_transport": rtsp_transport} if is_rtsp else {}
+        self._container = _open(address, options, (TIMES.open_s, TIMES.read_s))
+
+    def shots(self) -> Iterator[Shot]:
+        """Pictures as they come; a picture's time is when its packet came, before decoding.
+
+        Raises:
+            SourceError: the stream broke, or gave nothing for 5 s.
+        """
+        import av
+
+        stream = self._container.streams.video[0]
+        arrivals: OrderedDict[int, int] = OrderedDict()
+        try:
+            for packet in self._container.demux(stream):
+                now_ns = time.monotonic_ns()
+                if packet.pts is not None:
+                    arrivals[packet.pts] = now_ns
+                    if len(arrivals) > _REORDERED:
+                        arrivals.popitem(last=False)
+                for picture in _decoded(packet):
+                    yield Shot(
+                        picture.to_ndarray(format="bgr24"),
+                        now_ns if picture.pts is None else arrivals.pop(picture.pts, now_ns),
+                    )
+        except (av.FFmpegError, OSError) as error:
+            raise _translate(error, self._address, "broke off") from error
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._container.close()
+
+
+def _decoded(packet: av.Packet[Any]) -> list[av.video.VideoFrame]:
+    """The pictures that a packet completes; none where it is damaged."""
+    import av
+
+    try:
+        return [picture for picture in packet.decode() if not picture.is_corrupt]
+    except av.error.InvalidDataError:
+        return []

@@ -1,0 +1,182 @@
+"""What a source is, how an address names one, and the table of kinds."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from camfabric.common.errors import ConfigError
+from camfabric.common.redact import redact
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Image
+
+__all__ = ["Shot", "Source", "SourceAddress", "Wanted", "open_source", "parse_size", "parse_source"]
+
+_URL_SCHEMES: Final = (
+    "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srtp", "http", "https", "udp", "tcp", "srt", "mms", "mmsh", "hls",
+)  # fmt: skip
+_SIZE: Final = re.compile(r"(\d{2,5})x(\d{2,5})")
+_DEFAULT_SCENE: Final = {"size": "1280x720", "fps": "30"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A picture from a source and when it was captured. The array belongs to whoever gets it."""
+
+    image: Image
+    captured_monotonic_ns: int
+
+
+class Source(Protocol):
+    """An open source."""
+
+    def shots(self) -> Iterator[Shot]:
+        """Its pictures, as they come or when they are due. Ends where the source ends.
+
+        Raises:
+            SourceError: it failed; it is to be opened anew.
+        """
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAddress:
+    """A checked address. `repr` and `str` show no credentials."""
+
+    kind: str
+    """What the status shows: "test", "device", "file", "folder", or a URL's scheme."""
+    text: str = field(repr=False)
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return redact(self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a source is asked for; those that cannot choose leave it to the publisher."""
+
+    label: str
+    """Written into drawn pictures."""
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    loop: bool = False
+    rtsp_transport: str = "tcp"
+
+
+def parse_size(text: str, *, setting: str = "size") -> tuple[int, int]:
+    """(width, height) of "1280x720".
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.lower())
+    if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):
+        raise ConfigError(
+            f"{setting} {text!r}: it is WIDTHxHEIGHT in pixels, 16 to 16384 each, such as 1280x720",
+            setting=setting,
+            value=text,
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_source(text: str) -> SourceAddress:
+    """Check a source's address; nothing is opened.
+
+    Raises:
+        ConfigError: it is none; says what there is.
+    """
+    if not text:
+        raise ConfigError("the source is empty: give test://, a device, a file, a folder or a URL", setting="source")
+    if text.isdecimal():
+        return SourceAddress("device", f"/dev/video{int(text)}")
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return SourceAddress(_kind_of_path(text), text)
+    scheme = scheme.lower()
+    if scheme == "test":
+        return SourceAddress("test", text, _scene_options(text))
+    if scheme == "file":
+        path = urlsplit(text).path
+        return SourceAddress(_kind_of_path(path), path)
+    if scheme not in _URL_SCHEMES:
+        known = ", ".join(f"{known}://" for known in ("test", "file", *_URL_SCHEMES))
+        raise ConfigError(
+            f"source {redact(text)!r}: unknown scheme; there are {known}", setting="source", value=redact(text)
+        )
+    if scheme != "udp" and not urlsplit(text).netloc.rpartition("@")[2]:
+        raise ConfigError(f"source {redact(text)!r} names no host", setting="source", value=redact(text))
+    return SourceAddress(scheme, text)
+
+
+def _kind_of_path(text: str) -> str:
+    path = Path(text)
+    if text.startswith("/dev/") or path.is_char_device():
+        return "device"
+    return "folder" if path.is_dir() else "file"
+
+
+def _scene_options(text: str) -> tuple[tuple[str, str], ...]:
+    url = urlsplit(text)
+    if url.netloc or url.path.strip("/"):
+        raise ConfigError(
+            f"source {text!r}: after test:// come options only, as in test://?size=1920x1080&fps=30",
+            setting="source",
+            value=text,
+        )
+    options = dict(_DEFAULT_SCENE)
+    for key, value in parse_qsl(url.query, keep_blank_values=True):
+        if key not in options:
+            raise ConfigError(
+                f"source {text!r}: unknown option {key!r}; there are {', '.join(options)}", setting="source", value=text
+            )
+        options[key] = value
+    parse_size(options["size"], setting="size in test://")
+    try:
+        fine = 0 < float(options["fps"]) <= 1000
+    except ValueError:
+        fine = False
+    if not fine:
+        raise ConfigError(f"source {text!r}: fps is a number up to 1000", setting="source", value=text)
+    return tuple(options.items())
+
+
+def open_source(address: SourceAddress, wanted: Wanted, *, stop: threading.Event) -> Source:
+    """Open a source. `stop` ends its waiting when set.
+
+    Raises:
+        SourceError: it is not there, or refuses.
+        ConfigError: it needs an extra that is not installed; names it.
+    """
+    match address.kind:
+        case "test":
+            from camfabric.publisher.sources.scene import SceneSource
+
+            options = dict(address.options)
+            return SceneSource(
+                size=parse_size(options["size"]), fps=float(options["fps"]), label=wanted.label, stop=stop
+            )
+        case "device":
+            from camfabric.publisher.sources.device import DeviceSource
+
+            return DeviceSource(address.text, size=wanted.size, fps=wanted.fps)
+        case "folder":
+            from camfabric.publisher.sources.folder import FolderSource
+
+            return FolderSource(Path(address.text), fps=wanted.fps, loop=wanted.loop, stop=stop)
+        case "file":
+            from camfabric.publisher.sources.media import FileSource
+
+            return FileSource(Path(address.text), loop=wanted.loop, stop=stop)
+        case _:
+            from camfabric.publisher.sources.media import UrlSource
+
+            return UrlSource(address.text, rtsp_transport=wanted.rtsp_transport)

@@ -1,0 +1,102 @@
+"""`AsyncSubscriber`: the same for asyncio. Receiving and decoding never hold the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from camfabric.common.errors import ConfigError
+from camfabric.common.frame import Frame
+from camfabric.common.mailbox import Mode
+from camfabric.common.settings import BROKER_SUBSCRIBERS
+from camfabric.common.status import Status
+from camfabric.common.topics import CAM
+from camfabric.subscriber.subscriber import Subscriber
+
+__all__ = ["AsyncSubscriber"]
+
+
+class AsyncSubscriber:
+    """`Subscriber` for asyncio: `async with`, `async for`, `await read()`. Made inside a running event loop.
+
+    Arguments, errors and behaviour are those of `Subscriber`.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
+        *,
+        cameras: str | Sequence[str] = (),
+        channel: Literal["cam"] | None = CAM,
+        mode: Mode = "latest",
+        decode: bool = True,
+        insecure: bool = False,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._decode = decode
+        self._subscriber = Subscriber(
+            endpoints,
+            cameras=cameras,
+            channel=channel,
+            mode=mode,
+            decode=False,
+            insecure=insecure,
+            notify=self._notify,
+        )
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._arrived.set)
+
+    async def read(self, timeout: float | None = None) -> Frame:
+        """The next frame; waits for it at most `timeout` seconds, or for ever. Safe to cancel.
+
+        Raises:
+            TimeoutError: none came; says which camera is silent.
+            ConfigError: the subscriber is closed.
+        """
+        deadline = None if timeout is None else self._loop.time() + timeout
+        while True:
+            self._arrived.clear()
+            try:
+                frame = self._subscriber.read(0)
+            except TimeoutError as error:
+                remaining = None if deadline is None else deadline - self._loop.time()
+                if remaining is not None and remaining <= 0:
+                    raise TimeoutError(str(error).replace("within 0 s", f"within {timeout:g} s", 1)) from None
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), remaining)
+                continue
+            if not self._decode:
+                return frame
+            if (picture := await asyncio.to_thread(self._subscriber.decoded, frame)) is not None:
+                return picture
+
+    async def __aiter__(self) -> AsyncIterator[Frame]:
+        """Frames until the subscriber is closed."""
+        while True:
+            try:
+                frame = await self.read()
+            except ConfigError:
+                return
+            yield frame
+
+    def cameras(self) -> dict[str, Status]:
+        """The last status of each camera under the filters, by name."""
+        return self._subscriber.cameras()
+
+    async def close(self) -> None:
+        """Close. Whoever waits in `read` is woken. Can be called again."""
+        await asyncio.to_thread(self._subscriber.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

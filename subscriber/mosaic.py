@@ -1,0 +1,192 @@
+"""The mosaic: pictures of several cameras in one, with each one's name, rate and age, and the word where it is dead."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import cv2
+import numpy as np
+
+from camfabric.common.frame import Frame
+from camfabric.common.labels import put_text, text_width
+from camfabric.common.stats import Rate
+from camfabric.common.status import IDLE, LIVE, OFFLINE, Status
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Image
+
+__all__ = ["Mosaic"]
+
+_BACKGROUND: Final = (24, 22, 20)
+_BAR: Final = (36, 33, 30)
+_TEXT: Final = (235, 235, 235)
+_DIM: Final = (150, 150, 150)
+_GREEN: Final = (90, 200, 80)
+_AMBER: Final = (40, 170, 245)
+_RED: Final = (70, 70, 230)
+_GAP: Final = 4
+_LATE_MS: Final = 2000.0
+
+
+@dataclass(slots=True)
+class _Tile:
+    frame: Frame | None = None
+    status: Status | None = None
+    rate: Rate = field(default_factory=Rate)
+    fps: float | None = None
+    fitted: Any = None
+    fitted_for: tuple[int, int, int, int] | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
+class Mosaic:
+    """Keeps the newest picture of each camera and draws them all: (height, width, 3) uint8 BGR."""
+
+    def __init__(self, *, width: int = 1280, height: int = 720, clock: Callable[[], float] = time.monotonic) -> None:
+        self.width = width
+        self.height = height
+        self._clock = clock
+        self._tiles: dict[str, _Tile] = {}
+
+    def update(self, frame: Frame, *, fps: float | None = None) -> None:
+        """Take in a decoded frame. `fps` is its camera's rate; without, it is that of these calls."""
+        tile = self._tile(frame.camera)
+        tile.frame = frame
+        tile.fps = fps
+        tile.rate.tick()
+
+    def hear(self, status: Status) -> None:
+        """Take in a camera's status."""
+        tile = self._tile(status.camera)
+        if tile.status is None or tile.status.state != status.state:
+            tile.since = self._clock()
+        tile.status = status
+
+    def _tile(self, camera: str) -> _Tile:
+        tile = self._tiles.get(camera)
+        if tile is None:
+            tile = self._tiles[camera] = _Tile()
+            self._tiles = dict(sorted(self._tiles.items()))
+        return tile
+
+    def draw(self) -> Image:
+        """The mosaic as it is now."""
+        canvas = np.full((self.height, self.width, 3), _BACKGROUND, np.uint8)
+        if not self._tiles:
+            _centred(canvas, "waiting for cameras", self.height // 2, max(self.height // 24, 12), _DIM)
+            return canvas
+        columns = _columns(len(self._tiles), self.width / self.height)
+        rows = math.ceil(len(self._tiles) / columns)
+        for index, (camera, tile) in enumerate(self._tiles.items()):
+            row, column = divmod(index, columns)
+            top, bottom = row * self.height // rows, (row + 1) * self.height // rows
+            left, right = column * self.width // columns, (column + 1) * self.width // columns
+            inset = _GAP // 2 if len(self._tiles) > 1 else 0
+            view = canvas[top + inset : bottom - inset, left + inset : right - inset]
+            self._draw_tile(view, camera, tile)
+        return canvas
+
+    def _draw_tile(self, view: Any, camera: str, tile: _Tile) -> None:
+        height = view.shape[0]
+        bar = max(min(height // 10, 34), 14)
+        picture = view[: height - bar]
+        state, color, word = self._state(tile)
+        if tile.frame is not None:
+            fitted, top, left = _fit(tile, picture.shape[1], picture.shape[0])
+            target = picture[top : top + fitted.shape[0], left : left + fitted.shape[1]]
+            if color is _RED:
+                grey = cv2.cvtColor(fitted, cv2.COLOR_BGR2GRAY) // 3
+                target[:] = grey[..., None]
+            else:
+                target[:] = fitted
+        if word:
+            self._draw_word(picture, state, word, color)
+        self._draw_bar(view[height - bar :], camera, tile, color)
+
+    def _state(self, tile: _Tile) -> tuple[str, tuple[int, int, int], str]:
+        """What to call it, in which colour, and what to write across the picture."""
+        status, frame = tile.status, tile.frame
+        if status is not None and status.state != LIVE:
+            seconds = self._clock() - tile.since
+            since = f" for {seconds:.0f} s" if status.state != IDLE else ""
+            color = _RED if status.state == OFFLINE else _AMBER
+            return status.state.upper() + since, color, status.reason or status.state
+        if frame is None:
+            return "NO PICTURE YET", _AMBER, "waiting for the first picture"
+        if status is None and frame.age_ms > _LATE_MS:
+            return f"NO NEW PICTURE for {frame.age_ms / 1000:.0f} s", _AMBER, "its publisher gives no status"
+        return LIVE, _GREEN, ""
+
+    def _draw_word(self, picture: Any, state: str, word: str, color: tuple[int, int, int]) -> None:
+        height, width = picture.shape[:2]
+        big, small = max(height // 12, 12), max(height // 22, 9)
+        middle = height // 2
+        band = picture[max(middle - int(big * 1.6), 0) : middle + int(small * 2.2)]
+        band[:] = band // 3
+        _centred(picture, state, middle - small // 3, big, color, bold=True)
+        while len(word) > 8 and text_width(word, height_px=small) > width - 12:
+            word = word[: int(len(word) * 0.9) - 1] + "…"
+        _centred(picture, word, middle + int(small * 1.3), small, _TEXT)
+
+    def _draw_bar(self, bar: Any, camera: str, tile: _Tile, color: tuple[int, int, int]) -> None:
+        height, width = bar.shape[:2]
+        bar[:] = _BAR
+        size = int(height * 0.52)
+        base = int(height * 0.72)
+        cv2.circle(bar, (height // 2, height // 2), max(height // 6, 2), color, -1, cv2.LINE_AA)
+        put_text(bar, camera, left_px=height, base_px=base, height_px=size, color=_TEXT, bold=True)
+        if tile.frame is None:
+            return
+        facts = [f"{tile.rate.per_second() if tile.fps is None else tile.fps:.1f} fps", _age(tile.frame.age_ms)]
+        while facts:
+            text = "   ".join(facts)
+            left = width - text_width(text, height_px=size) - height // 3
+            if left > height + text_width(camera, height_px=size, bold=True) + size:
+                put_text(bar, text, left_px=left, base_px=base, height_px=size, color=_DIM)
+                return
+            # Where there is no room for both, the age is what must not be missing.
+            facts = facts[1:]
+
+
+def _columns(tiles: int, aspect: float) -> int:
+    """How many columns make the tiles' pictures largest, for pictures of 16:9."""
+
+    def picture_width(columns: int) -> float:
+        rows = math.ceil(tiles / columns)
+        return min(aspect / columns, 16 / 9 / rows)
+
+    return max(range(1, tiles + 1), key=picture_width)
+
+
+def _fit(tile: _Tile, width: int, height: int) -> tuple[Any, int, int]:
+    """The tile's picture scaled into a space, and where it goes: made once a frame, not once a drawing."""
+    assert tile.frame is not None  # noqa: S101  (the caller has looked)
+    wanted = (id(tile.frame), tile.frame.seq, width, height)
+    if tile.fitted_for != wanted:
+        image: Any = tile.frame.image
+        if image.dtype != np.uint8:
+            image = (image >> 8).astype(np.uint8)
+        scale = min(width / image.shape[1], height / image.shape[0])
+        size = (max(int(image.shape[1] * scale), 1), max(int(image.shape[0] * scale), 1))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        tile.fitted = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+        tile.fitted_for = wanted
+    fitted = tile.fitted
+    return fitted, (height - fitted.shape[0]) // 2, (width - fitted.shape[1]) // 2
+
+
+def _age(age_ms: float) -> str:
+    if age_ms < 1000:
+        return f"{age_ms:.0f} ms"
+    return f"{age_ms / 1000:.1f} s" if age_ms < 60_000 else f"{age_ms / 60_000:.0f} min"
+
+
+def _centred(
+    image: Any, text: str, base_px: int, height_px: int, color: tuple[int, int, int], *, bold: bool = False
+) -> None:
+    left = (image.shape[1] - text_width(text, height_px=height_px, bold=bold)) // 2
+    put_text(image, text, left_px=max(left, 4), base_px=base_px, height_px=height_px, color=color, bold=bold)

@@ -1,0 +1,222 @@
+"""The subscriber's thread: it owns the sockets, drains them all the time, and puts what is new into the mailbox."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import zmq
+
+from camfabric.common import wire
+from camfabric.common.errors import WireError
+from camfabric.common.frame import Frame
+from camfabric.common.mailbox import Mailbox
+from camfabric.common.roster import Roster
+from camfabric.common.settings import LIMITS, TIMES, Limits
+from camfabric.common.sockets import Socket, Waker, receive
+from camfabric.common.stats import Complaints
+from camfabric.common.status import OFFLINE, Status, unpack_status
+from camfabric.common.topics import BROKER, CLOCK, REPLAY, STATUS, new_nonce, parse_topic, request_topic, topic
+from camfabric.subscriber.clocks import Clocks
+from camfabric.subscriber.sequence import Sequence
+
+__all__ = ["Receiver"]
+
+logger = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.1
+_BATCH: Final = 64
+
+
+@dataclass(slots=True)
+class _Link:
+    """One endpoint, its socket, and the requests that wait for an answer over it: topic to (when asked, stream)."""
+
+    endpoint: str
+    socket: Socket
+    requests: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    next_clock: float = 0.0
+    clocks_asked: int = 0
+
+
+class Receiver(threading.Thread):
+    """Receives frames and statuses of cameras by filters over any number of endpoints.
+
+    With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change.
+    """
+
+    def __init__(
+        self,
+        links: Iterable[tuple[str, Socket]],
+        *,
+        filters: Iterable[str],
+        channel: str | None,
+        mailbox: Mailbox,
+        limits: Limits = LIMITS,
+        on_status: Callable[[Status], None] | None = None,
+    ) -> None:
+        super().__init__(name="subscribe", daemon=True)
+        self._links = [_Link(endpoint, socket) for endpoint, socket in links]
+        self._filters = list(filters) or [""]
+        self._channel = channel
+        self._mailbox = mailbox
+        self._limits = limits
+        self._on_status = on_status
+        self._waker = Waker()
+        self._stop_asked = False
+        self._sequences: dict[str, Sequence] = {}
+        self._replayed: dict[str, int] = {}
+        self._clocks = Clocks()
+        self.roster = Roster()
+        self.brokers: set[str] = set()
+        self.complaints = Complaints(logger)
+
+    def ask_stop(self) -> None:
+        """End the thread soon. Safe to call from a signal handler."""
+        self._stop_asked = True
+        self._waker.wake()
+
+    def stop(self) -> None:
+        """End the thread, which closes the sockets and the mailbox, and wait for it."""
+        self.ask_stop()
+        self.join()
+        self._waker.close()
+
+    def run(self) -> None:
+        """The thread's loop."""
+        poller = zmq.Poller()
+        poller.register(self._waker.fileno(), zmq.POLLIN)
+        for link in self._links:
+            for filter_ in self._filters:
+                # Live before replay: the other way round there is a gap.
+                if self._channel is not None:
+                    link.socket.subscribe(topic(self._channel, filter_))
+                link.socket.subscribe(topic(STATUS, filter_))
+            if self._channel is None:
+                link.socket.subscribe(topic(BROKER))
+            poller.register(link.socket, zmq.POLLIN)
+        next_tick = time.monotonic()
+        try:
+            while not self._stop_asked:
+                poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
+                for link in self._links:
+                    self._drain(link)
+                if (now := time.monotonic()) >= next_tick:
+                    next_tick = now + _TICK_S
+                    self._tick(now)
+        finally:
+            for link in self._links:
+                link.socket.close(0)
+            self._mailbox.close()
+
+    def _drain(self, link: _Link) -> None:
+        for _ in range(_BATCH):
+            if (parts := receive(link.socket)) is None:
+                return
+            try:
+                self._take(link, [part.buffer for part in parts])
+            except WireError as error:
+                self.complaints.note(link.endpoint, error)
+
+    def _take(self, link: _Link, parts: list[memoryview]) -> None:
+        prefix = bytes(parts[0][:8])
+        if self._channel is not None and prefix.startswith(self._channel.encode() + b"/"):
+            if len(parts) != wire.FRAME_PARTS:
+                raise WireError(f"frame of {len(parts)} parts", reason="parts")
+            self._got_frame(wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits))
+        elif prefix.startswith(b"status/"):
+            if len(parts) != 2:
+                raise WireError(f"status of {len(parts)} parts", reason="parts")
+            self._got_status(link, unpack_status(parts[0], parts[1]))
+        elif prefix.startswith(b"replay/"):
+            self._got_replay(link, parts)
+        elif prefix.startswith(b"clock/"):
+            self._got_clock(link, parts)
+        elif prefix.startswith(b"broker/"):
+            if len(self.brokers) < self._limits.cameras:
+                self.brokers.add(parse_topic(bytes(parts[0]))[1])
+        else:
+            raise WireError(f"unexpected topic {bytes(parts[0][:64])!r}", reason="topic")
+
+    def _got_frame(self, frame: Frame) -> None:
+        if not self.roster.accepts(frame.camera, frame.epoch):
+            return
+        sequence = self._sequences.get(frame.camera)
+        if sequence is None:
+            sequence = self._sequences[frame.camera] = Sequence()
+        missed = sequence.missed(frame.epoch, frame.seq)
+        if missed is None:
+            return
+        self._mailbox.put(
+            replace(frame, missed=missed, received_ns=time.time_ns(), clock_offset_ns=self._clocks.offset_ns(frame))
+        )
+
+    def _got_status(self, link: _Link, status: Status) -> None:
+        if not self.roster.heard(status):
+            return
+        if self._on_status is not None:
+            self._on_status(status)
+        if status.state == OFFLINE or self._channel is None:
+            return
+        if not self._clocks.knows(status.epoch):
+            link.next_clock = min(link.next_clock, time.monotonic())
+        if self._replayed.get(status.camera) != status.epoch:
+            self._replayed[status.camera] = status.epoch
+            if status.camera not in self._sequences:
+                self._ask(link, REPLAY, f"{self._channel}/{status.camera}")
+
+    def _ask(self, link: _Link, kind: str, rest: str) -> None:
+        asked = request_topic(kind, new_nonce(), rest)
+        link.requests[asked] = (time.monotonic_ns(), rest)
+        link.socket.subscribe(asked)
+
+    def _close_request(self, link: _Link, asked: bytes) -> None:
+        del link.requests[asked]
+        link.socket.unsubscribe(asked)
+
+    def _got_replay(self, link: _Link, parts: list[memoryview]) -> None:
+        asked = bytes(parts[0])
+        if asked not in link.requests:
+            return
+        stream = link.requests[asked][1]
+        self._close_request(link, asked)
+        for frame in wire.unpack_replay(parts, f"{stream}/".encode(), limits=self._limits):
+            self._got_frame(frame)
+
+    def _got_clock(self, link: _Link, parts: list[memoryview]) -> None:
+        now_ns = time.monotonic_ns()
+        if len(parts) != wire.CLOCK_PARTS:
+            raise WireError(f"clock answer of {len(parts)} parts", reason="parts")
+        answered = bytes(parts[0])
+        for asked, (asked_ns, _) in link.requests.items():
+            if answered.startswith(asked):
+                # Several cameras answer one request, so it stays open until its time is up.
+                self._clocks.answered(wire.unpack_clock(parts[1]), asked_ns, now_ns)
+                return
+
+    def _tick(self, now: float) -> None:
+        self._waker.clear()
+        for status in self.roster.expire():
+            if self._on_status is not None:
+                self._on_status(status)
+        for conflict in self.roster.conflicts():
+            logger.warning(
+                "two publishers claim camera %s: the newer one (%016x) is shown, %016x is not",
+                conflict.camera,
+                conflict.winner,
+                conflict.loser,
+            )
+        limit_ns = time.monotonic_ns() - int(TIMES.request_s * 1e9)
+        for link in self._links:
+            for asked in [asked for asked, (asked_ns, _) in link.requests.items() if asked_ns < limit_ns]:
+                self._close_request(link, asked)
+            if self._channel is not None and self.roster.statuses() and now >= link.next_clock:
+                link.clocks_asked += 1
+                fast = link.clocks_asked <= TIMES.clock_fast
+                link.next_clock = now + (TIMES.clock_first_s if fast else TIMES.clock_s)
+                for filter_ in self._filters:
+                    self._ask(link, CLOCK, filter_)

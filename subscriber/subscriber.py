@@ -1,0 +1,177 @@
+"""`Subscriber`: the newest frames of the cameras that one wants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import zmq
+
+from camfabric.common.codecs import decode as decode_frame
+from camfabric.common.endpoint import parse_endpoint, require_local
+from camfabric.common.errors import CodecError, ConfigError, WireError
+from camfabric.common.frame import Frame
+from camfabric.common.mailbox import Closed, Mailbox, Mode
+from camfabric.common.settings import BROKER_SUBSCRIBERS
+from camfabric.common.sockets import connect, make_sub
+from camfabric.common.status import LIVE, Status
+from camfabric.common.topics import CAM, check_filter, covers
+from camfabric.subscriber.receiver import Receiver
+
+__all__ = ["Subscriber"]
+
+
+class Subscriber:
+    """Receives the frames of cameras, from brokers, from publishers that bind, or from several of each.
+
+    Iterating gives frames until `close`. With `mode="latest"` (the default) it is the newest of each camera, in turn:
+    whoever is slow gets fewer frames, and never old ones. With `mode="every"` it is all of them, in order, out of a
+    queue of 1000 frames or 64 MB, whichever is less.
+
+    Args:
+        endpoints: one endpoint or several.
+        cameras: filters: names of cameras or their leading segments ("cctv"); none for every camera.
+        channel: "cam", or None for statuses alone.
+        mode: "latest" or "every".
+        decode: whether `read` decodes; without, frames come with their `payload`.
+        insecure: allow an endpoint beyond loopback.
+
+    Raises:
+        ConfigError: an argument is wrong; nothing was started.
+        EndpointError: an endpoint cannot be connected to.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
+        *,
+        cameras: str | Sequence[str] = (),
+        channel: Literal["cam"] | None = CAM,
+        mode: Mode = "latest",
+        decode: bool = True,
+        insecure: bool = False,
+        on_status: Callable[[Status], None] | None = None,
+        notify: Callable[[], None] | None = None,
+    ) -> None:
+        texts = [endpoints] if isinstance(endpoints, str) else list(dict.fromkeys(endpoints))
+        if not texts:
+            raise ConfigError("a subscriber needs at least one endpoint", setting="endpoints")
+        addresses = [parse_endpoint(text) for text in texts]
+        for address in addresses:
+            require_local(address, insecure=insecure)
+        names = [cameras] if isinstance(cameras, str) else list(cameras)
+        self.filters: Final = list(dict.fromkeys(check_filter(name) for name in names))
+        self.endpoints: Final = [address.text for address in addresses]
+        self._decode = decode
+        self._closed = False
+        self._mailbox = Mailbox(mode=mode, notify=notify)
+        self._damaged: dict[str, int] = {}
+        self._context: zmq.Context[Any] = zmq.Context()
+        links = []
+        try:
+            for address in addresses:
+                socket = make_sub(self._context)
+                links.append((address.text, socket))
+                connect(socket, address)
+        except BaseException:
+            for _, socket in links:
+                socket.close(0)
+            self._context.term()
+            raise
+        self._receiver = Receiver(
+            links, filters=self.filters, channel=channel, mailbox=self._mailbox, on_status=on_status
+        )
+        self._receiver.start()
+
+    def read(self, timeout: float | None = None) -> Frame:
+        """The next frame; waits for it at most `timeout` seconds, or for ever.
+
+        Raises:
+            TimeoutError: none came; says which camera is silent, and why as far as its status tells.
+            ConfigError: the subscriber is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                frame = self._mailbox.get(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise TimeoutError(f"no frame within {timeout:g} s: {self._silence()}") from None
+            except Closed:
+                raise ConfigError("the subscriber is closed", setting="subscriber") from None
+            if not self._decode:
+                return frame
+            if (picture := self.decoded(frame)) is not None:
+                return picture
+
+    def decoded(self, frame: Frame) -> Frame | None:
+        """The frame with its `image`, or None where it is damaged; that is counted and logged."""
+        try:
+            return replace(frame, decoded=decode_frame(frame))
+        except CodecError as error:
+            self._damaged[frame.camera] = self._damaged.get(frame.camera, 0) + 1
+            self._receiver.complaints.note(frame.camera, WireError(str(error), reason="picture"))
+            return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the subscriber is closed."""
+        while True:
+            try:
+                yield self.read()
+            except ConfigError:
+                return
+
+    def _silence(self) -> str:
+        statuses = self._receiver.roster.statuses()
+        if not statuses:
+            wanted = " or ".join(repr(name) for name in self.filters) or "any camera"
+            return f"nobody publishes {wanted} at {', '.join(self.endpoints)}"
+        wanted_names = [name for name in self.filters if not any(covers(name, camera) for camera in statuses)]
+        silent = [f"nobody publishes {name!r}" for name in wanted_names]
+        for camera, status in statuses.items():
+            reason = f" ({status.reason})" if status.reason else ""
+            silent.append(
+                f"{camera} is {status.state}{reason}" + (", but nothing came" if status.state == LIVE else "")
+            )
+        return "; ".join(silent)
+
+    def cameras(self) -> dict[str, Status]:
+        """The last status of each camera under the filters, by name; a camera that fell silent is `offline`."""
+        return self._receiver.roster.statuses()
+
+    def brokers(self) -> int:
+        """How many brokers have announced themselves; known with `channel=None` alone."""
+        return len(self._receiver.brokers)
+
+    def counts(self) -> dict[str, int]:
+        """Messages that were no frames of the fabric, or damaged pictures, by reason."""
+        return dict(self._receiver.complaints.counts)
+
+    def dropped(self) -> dict[str, int]:
+        """Frames skipped because this consumer was slow, in all, by camera."""
+        return dict(self._mailbox.dropped)
+
+    def ask_close(self) -> None:
+        """Make `read` and the iteration end soon. Safe to call from a signal handler or another thread."""
+        self._receiver.ask_stop()
+
+    def close(self) -> None:
+        """Close. Whoever waits in `read` is woken. Can be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._receiver.stop()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Subscriber({self.endpoints!r}, cameras={self.filters!r})"
