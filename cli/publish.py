@@ -73,7 +73,8 @@ def publish(
     ) as publisher:
         if insecure:
             logger.warning("--insecure: anybody who reaches %s can see and send pictures", publisher.endpoint)
-        logger.info("camera %s, %s to %s", publisher.camera, "bound" if bind else "publishing", publisher.endpoint)
+        if bind is not None:
+            logger.info("subscribers connect to %s", publisher.endpoint)
         wanted = Wanted(label=publisher.camera, fps=fps, size=wanted_size, loop=loop, rtsp_transport=rtsp_transport)
         capture = Capture(address, publisher, wanted, on_image=shown.put if shown else None)
         run = _Run(capture)

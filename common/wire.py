@@ -26,6 +26,7 @@ __all__ = [
     "ClockAnswer",
     "Peek",
     "pack_clock",
+    "pack_extra",
     "pack_header",
     "pack_map",
     "pack_replay",
@@ -112,16 +113,25 @@ def pack_header(frame: Frame, *, limits: Limits = LIMITS) -> bytes:
     )
     if not frame.extra:
         return _HEADS[0] + meta
-    if not all(isinstance(key, str) for key in frame.extra):
-        raise WireError(f"extra fields need names that are str: {sorted(map(repr, frame.extra))}", reason="header")
+    return _HEADS[1] + meta + pack_extra(frame.extra, limits=limits)
+
+
+def pack_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> bytes:
+    """The user's own fields as they stand in a header.
+
+    Raises:
+        WireError: they are not names with what msgpack carries, or too large.
+    """
+    if not all(isinstance(key, str) for key in extra):
+        raise WireError(f"extra fields need names that are str, not {sorted(map(repr, extra))}", reason="header")
     try:
-        extra = msgpack.packb(dict(frame.extra))
+        packed: bytes = b"\xa1x" + msgpack.packb(dict(extra))
     except (TypeError, ValueError, OverflowError) as error:
-        raise WireError(f"extra fields {sorted(frame.extra)} cannot be sent: {error}", reason="header") from error
-    header: bytes = _HEADS[1] + meta + b"\xa1x" + extra
-    if len(header) > limits.header_bytes:
-        raise WireError(f"extra fields of {len(extra)} bytes; at most {limits.header_bytes} fit", reason="size")
-    return header
+        raise WireError(f"extra fields {sorted(extra)} cannot be sent: {error}", reason="header") from error
+    room = limits.header_bytes - _META_AT - _META_BYTES
+    if len(packed) > room:
+        raise WireError(f"extra fields of {len(packed)} bytes; at most {room} fit", reason="size")
+    return packed
 
 
 def peek(header: Buffer, *, limits: Limits = LIMITS) -> Peek:

@@ -116,7 +116,9 @@ class Capture:
             if self._stop.is_set():
                 return
             if not live:
-                logger.info("%s is live from %s", self._publisher.camera, self._address)
+                logger.info(
+                    "%s is live from %s, for %s", self._publisher.camera, self._address, self._publisher.endpoint
+                )
                 live = self._live_once = True
                 backoff.reset()
             self._pass_on(shot)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher"]
 
-_UNWATCHED_COPY_S: Final = 0.25
 _MIN_SIDE: Final = 16
 _MAX_SIDE: Final = 16384
 
@@ -94,7 +93,6 @@ class Publisher:
         self._rate_in = Rate()
         self._last_picture = 0.0
         self._interval_s = 0.0
-        self._last_copy = 0.0
         self._closed = False
         self._slot = Slot()
         self._waker = Waker()
@@ -150,6 +148,8 @@ class Publisher:
         if self._closed:
             raise ConfigError(f"the publisher of {self.camera} is closed", setting="camera", value=self.camera)
         pixel_format = self._coder.check(image)
+        if extra:
+            wire.pack_extra(extra)  # raises here, where the caller can see it, and not in the sender's thread
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if captured_monotonic_ns is None:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
@@ -158,8 +158,6 @@ class Publisher:
         recovered = self._count(monotonic_ns / 1e9)
         watched = self._sender.watched
         if copy:
-            if not self._is_to_be_kept(watched, monotonic_ns / 1e9):
-                return
             image = image.copy()
         frame = Frame(
             camera=self.camera,
@@ -173,8 +171,6 @@ class Publisher:
             extra=dict(extra) if extra else {},
             decoded=image,
         )
-        if extra:
-            wire.pack_header(frame)  # raises here, where the caller can see it, and not in the sender's thread
         if self._slot.put(frame) and watched:
             self._sender.dropped += 1
         if watched or self._sender.watched or recovered:
@@ -190,13 +186,6 @@ class Publisher:
             recovered = self._said[0] != LIVE
             self._said = (LIVE, "")
         return recovered
-
-    def _is_to_be_kept(self, watched: bool, now: float) -> bool:
-        # While nobody watches, a picture is kept only so that the first viewer sees one at once: four a second do.
-        if not watched and now - self._last_copy < _UNWATCHED_COPY_S:
-            return False
-        self._last_copy = now
-        return True
 
     @property
     def watched(self) -> bool:
