@@ -15,11 +15,12 @@ import zmq
 from camfabric.broker.interest import Interest
 from camfabric.broker.pictures import Pictures
 from camfabric.common import wire
+from camfabric.common.backlog import Backlog
 from camfabric.common.endpoint import Endpoint, parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, WireError
 from camfabric.common.roster import Roster
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
-from camfabric.common.sockets import ByteBudget, Socket, Waker, bind, connect, make_xpub, make_xsub, receive
+from camfabric.common.sockets import Socket, Waker, bind, connect, make_xpub, make_xsub, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import Status, pack_status, unpack_status
 from camfabric.common.topics import BROKER, CAM, REPLAY, STATUS, parse_request, parse_topic, topic
@@ -50,7 +51,7 @@ class _Outlet:
 
     endpoint: str
     socket: Socket
-    budget: ByteBudget
+    backlog: Backlog
 
 
 class Broker:
@@ -104,7 +105,7 @@ class Broker:
                 self._inlets[-1].endpoint = bind(socket, endpoint)
             for endpoint in bound[len(publishers) :]:
                 socket = make_xpub(self._context, limits=limits)
-                self._outlets.append(_Outlet(endpoint.text, socket, ByteBudget(socket, limits=limits)))
+                self._outlets.append(_Outlet(endpoint.text, socket, Backlog(limits=limits)))
                 self._outlets[-1].endpoint = bind(socket, endpoint)
             for endpoint in connected:
                 socket = make_xsub(self._context, limits=limits)
@@ -174,6 +175,7 @@ class Broker:
                     f"a subscriber at {outlet.endpoint}", WireError("no subscription", reason="parts")
                 )
             elif data[:1] == _SUBSCRIBE:
+                outlet.backlog.subscribed(parts[0])
                 self._subscribed(outlet, data[1:])
             else:
                 self._unsubscribed(data[1:])
@@ -307,13 +309,13 @@ class Broker:
         inlet.upstream = None
 
     def _send(self, parts: list[Any]) -> None:
-        size = sum(len(part) for part in parts)
         for outlet in self._outlets:
-            outlet.budget.saw(size)
-            outlet.socket.send_multipart(parts, copy=False)
+            outlet.socket.send_multipart([*parts[:-1], outlet.backlog.counted(parts[-1])], copy=False)
 
     def _tick(self) -> None:
         self._waker.clear()
+        for outlet in self._outlets:
+            outlet.backlog.check()
         for status in self._roster.expire():
             logger.info("camera %s is offline: %s", status.camera, status.reason)
             self._publish_status(status)

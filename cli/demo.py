@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
+import os
 import signal
 import socket
 import statistics
@@ -13,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Final
@@ -108,7 +111,8 @@ class _Fabric:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                    start_new_session=True,  # Ctrl-C goes to a whole group; the demo ends these itself, in order
+                    preexec_fn=_tied_to(os.getpid()),
                 )
         except BaseException:
             self.__exit__()
@@ -139,13 +143,17 @@ class _Fabric:
             log.close()
 
 
-def _die_with_parent() -> None:
-    """In the child: end when the demo does, even where it was killed."""
-    import ctypes
+def _tied_to(parent: int) -> Callable[[], None]:
+    """What a child does before it starts its program: it will end when the demo does, even where that is killed."""
+    libc = ctypes.CDLL(None)
 
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # Ctrl-C goes to the whole group; the demo ends its children itself, in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def tie() -> None:
+        if sys.platform == "linux":
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended between the fork and the line above
+            os._exit(1)
+
+    return tie
 
 
 @dataclass(slots=True)

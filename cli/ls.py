@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from dataclasses import asdict
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from camfabric.cli.options import Filters, From, Insecure, from_default, positive
+from camfabric.cli.options import Filters, From, Insecure, Json, from_default, positive
+from camfabric.cli.output import write_line
 from camfabric.common.errors import FabricError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def ls(
     filters: Filters = None,
     from_: From = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 2.0,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json_: Json = False,
     require_live: Annotated[
         bool, typer.Option("--require-live", help="Fail unless there is a camera, and each one is live.")
     ] = False,
@@ -53,15 +53,17 @@ def ls(
     if not cameras and not broker_there:
         raise FabricError(f"no camera and no broker answers at {', '.join(endpoints)}")
     for status in cameras if json_ else ():
-        sys.stdout.write(json.dumps(asdict(status), ensure_ascii=False) + "\n")
+        write_line(json.dumps(asdict(status), ensure_ascii=False))
     if not json_:
-        sys.stdout.write(_table(cameras) if cameras else "no cameras\n")
+        write_line(_table(cameras) if cameras else "no cameras")
     bad = [status.camera for status in cameras if status.state != LIVE]
     if require_live and (bad or not cameras):
         raise FabricError(f"not live: {', '.join(bad)}" if bad else "no such camera")
 
 
 def _table(cameras: list[Status]) -> str:
+    from rich.cells import cell_len  # a Chinese letter is two columns wide
+
     rows = [("CAMERA", "STATE", "FPS", "SIZE", "CODEC", "SOURCE", "WATCHED", "REASON")]
     for status in cameras:
         size = f"{status.width}x{status.height}" if status.width else "-"
@@ -70,6 +72,9 @@ def _table(cameras: list[Status]) -> str:
         rows.append(
             (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines) + "\n"
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)

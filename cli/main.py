@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Annotated, Final
 
@@ -11,6 +10,8 @@ import typer
 from typer.exceptions import TyperException
 
 from camfabric.cli import broker, demo, ls, publish, subscribe, top, view
+from camfabric.cli.output import OutputClosed
+from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
 from camfabric.common.redact import redact
 
@@ -22,7 +23,7 @@ EXIT_USAGE: Final = 2
 
 app = typer.Typer(
     name="camfabric",
-    help="A ZeroMQ pub/sub camera fabric. Each option can be set by CAMFABRIC_<COMMAND>_<OPTION> as well.",
+    help="A ZeroMQ pub/sub camera fabric. Each option has an environment variable as well.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +52,7 @@ def _configure(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0 done, 1 failed while running, 2 wrong usage."""
+    watch_signals()
     command = typer.main.get_command(app)
     try:
         status = command.main(arguments, prog_name="camfabric", standalone_mode=False, auto_envvar_prefix="CAMFABRIC")
@@ -59,12 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         return _say(str(error), EXIT_USAGE)
     except (FabricError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            # Whoever read our output has gone, as `head` does; nothing is left to flush at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_DONE
         return _say(str(error), EXIT_FAILED)
-    except (KeyboardInterrupt, typer.Abort):
+    except (OutputClosed, KeyboardInterrupt, typer.Abort):
         return EXIT_DONE
     return status if isinstance(status, int) else EXIT_DONE
 

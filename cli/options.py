@@ -9,7 +9,7 @@ import typer
 from camfabric.common.errors import ConfigError
 from camfabric.common.settings import BROKER_SUBSCRIBERS
 
-__all__ = ["Duration", "Filters", "From", "Insecure", "from_default", "positive"]
+__all__ = ["Duration", "Filters", "From", "Insecure", "Json", "from_default", "positive"]
 
 Filters: TypeAlias = Annotated[
     list[str] | None,
@@ -22,12 +22,18 @@ Filters: TypeAlias = Annotated[
 ]
 From: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--from", help=f"A broker, or a publisher that binds; several times. Default {BROKER_SUBSCRIBERS}."),
+    typer.Option(
+        "--from",
+        help=f"A broker, or a publisher that binds; several times. Default {BROKER_SUBSCRIBERS}.",
+        envvar="CAMFABRIC_FROM",
+        show_default=False,
+    ),
 ]
 Insecure: TypeAlias = Annotated[
     bool,
     typer.Option("--insecure", help="Allow endpoints beyond loopback, where anybody can see and send pictures."),
 ]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object a line.", envvar="CAMFABRIC_JSON")]
 Duration: TypeAlias = Annotated[float | None, typer.Option(help="End after this many seconds.")]
 
 

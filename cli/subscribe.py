@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.options import Duration, Filters, From, Insecure, Json, from_default, positive
+from camfabric.cli.output import write_line
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 
@@ -35,7 +35,7 @@ def subscribe(
         Literal["latest", "every"], typer.Option(help="The newest of each camera, or every frame in order.")
     ] = "latest",
     every: Annotated[float | None, typer.Option(help="At most one frame of each camera in this many seconds.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    json_: Json = False,
     save: Annotated[
         Path | None, typer.Option(help="Save pictures as DIR/<camera>/<time>-<number>.jpg or .png.")
     ] = None,
@@ -63,8 +63,7 @@ def subscribe(
         for frame in _frames(subscriber, duration=duration, timeout=timeout):
             if not thinning.admits(frame):
                 continue
-            sys.stdout.write((_as_json(frame) if json_ else _as_text(frame)) + "\n")
-            sys.stdout.flush()
+            write_line(_as_json(frame) if json_ else _as_text(frame))
             if album is not None:
                 album.save(frame)
             taken += 1

@@ -36,9 +36,11 @@ class Limits:
     hops: int = 8
     """Brokers in a row."""
     queue_bytes: int = 64 * 1024 * 1024
-    """What one peer's queue may hold before frames for it are dropped."""
-    queue_messages_min: int = 4
-    queue_messages_max: int = 4000
+    """What a broker or publisher holds of large frames for subscribers that do not keep up, in all."""
+    queue_messages: int = 1000
+    """What one subscriber's queue holds before messages for it are dropped."""
+    counted_bytes: int = 64 * 1024
+    """Frames from this size on are counted towards `queue_bytes`; 1000 smaller ones are no more than it."""
     replay_bytes: int = 32 * 1024 * 1024
     """What a broker keeps of last pictures in all, so that it can answer replay requests by itself."""
     backlog_frames: int = 1000
@@ -85,6 +87,12 @@ class Times:
     heartbeat_timeout_ms: int = 3000
     tcp_maxrt_ms: int = 4000
     """A peer that acknowledges nothing for this long is dropped: a heartbeat cannot leave a full buffer."""
+    behind_s: float = 5.0
+    """A subscriber's connection that has not taken all it was given for so long is cut, to begin anew ..."""
+    behind_busy_s: float = 0.3
+    """... and for so long where `queue_bytes` is used up."""
+    cut_pause_s: float = 0.25
+    """Between two such cuts."""
     complain_s: float = 60.0
     """A peer's bad messages are logged once in this time."""
     announce_s: float = 1.0

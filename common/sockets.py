@@ -18,7 +18,6 @@ from camfabric.common.errors import EndpointError
 from camfabric.common.settings import LIMITS, TIMES, Limits
 
 __all__ = [
-    "ByteBudget",
     "Socket",
     "Waker",
     "attach",
@@ -57,7 +56,8 @@ def make_xpub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socke
     socket = _make(context, zmq.XPUB, limits)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.subscription_bytes)
-    socket.setsockopt(zmq.SNDHWM, limits.queue_messages_min)
+    # Never to be changed while it lives: see camfabric.common.backlog, which bounds the bytes.
+    socket.setsockopt(zmq.SNDHWM, limits.queue_messages)
     # Without it a socket that connects keeps a dead peer's subscriptions and goes on encoding for nobody.
     socket.setsockopt(zmq.IMMEDIATE, 1)
     return socket
@@ -138,30 +138,6 @@ def receive(socket: Socket) -> list[zmq.Frame] | None:
         return socket.recv_multipart(zmq.NOBLOCK, copy=False)
     except zmq.Again:
         return None
-
-
-class ByteBudget:
-    """Keeps a socket's high-water mark, which counts messages, at a budget of bytes over the mean message seen."""
-
-    def __init__(self, socket: Socket, option: int = zmq.SNDHWM, *, limits: Limits = LIMITS) -> None:
-        self._socket = socket
-        self._option = option
-        self._limits = limits
-        self._mean = 0.0
-        self._mark = int(socket.getsockopt(option))
-
-    def saw(self, message_bytes: int) -> None:
-        """Take a message's size into the mean; the mark follows once it is off by a quarter, on live pipes too."""
-        if message_bytes > self._mean:
-            # Up at once, down slowly: the bound is to hold from the first large message on.
-            self._mean += (message_bytes - self._mean) * 0.25
-        else:
-            self._mean += (message_bytes - self._mean) * 0.01
-        fitting = int(self._limits.queue_bytes / max(self._mean, 1.0))
-        mark = max(self._limits.queue_messages_min, min(self._limits.queue_messages_max, fitting))
-        if not 0.75 <= mark / self._mark <= 1.33:
-            self._mark = mark
-            self._socket.setsockopt(self._option, mark)
 
 
 class Waker:

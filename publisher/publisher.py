@@ -211,7 +211,7 @@ class Publisher:
             silence = time.monotonic() - self._last_picture if self._last_picture else 0.0
             if state == LIVE and silence > max(TIMES.stalled_s, 3 * self._interval_s):
                 state, reason = STALLED, f"no picture for {silence:.0f} s"
-            fps_in = self._rate_in.per_second()
+            fps_in = self._rate_in.per_second() if state == LIVE else 0.0
         return Status(
             camera=self.camera,
             state=state,
@@ -223,11 +223,11 @@ class Publisher:
             width=sender.width,
             height=sender.height,
             fps_in=round(fps_in, 2),
-            fps_out=round(sender.fps_out, 2),
+            fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
             sent=sender.sent,
             sent_bytes=sender.sent_bytes,
             dropped=sender.dropped,
-            watched=sender.watched,
+            watched=sender.watched and state != OFFLINE,
             source=self._source,
             insecure=self._insecure,
         )

@@ -12,12 +12,13 @@ from typing import Any, Final
 import zmq
 
 from camfabric.common import wire
+from camfabric.common.backlog import Backlog
 from camfabric.common.codecs import encoder
 from camfabric.common.errors import CodecError, WireError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Slot
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import ByteBudget, Socket, Waker, receive
+from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints, Rate
 from camfabric.common.status import Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, REPLAY, STATUS, covers, parse_request, topic
@@ -27,6 +28,7 @@ __all__ = ["Sender"]
 logger = logging.getLogger(__name__)
 
 _SUBSCRIBE: Final = 1
+_CHECK_S: Final = 0.1
 
 
 class Sender(threading.Thread):
@@ -61,7 +63,7 @@ class Sender(threading.Thread):
         self._status_topic = topic(STATUS, camera)
         self._subscriptions: set[bytes] = set()
         self._last: tuple[bytes, memoryview] | None = None
-        self._budget = ByteBudget(socket)
+        self._backlog = Backlog()
         self._complaints = Complaints(logger)
         self._rate = Rate()
         self._next_seq = 0
@@ -85,7 +87,7 @@ class Sender(threading.Thread):
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._waker.fileno(), zmq.POLLIN)
         said = ("", "")
-        next_status = 0.0
+        next_status = next_check = 0.0
         try:
             while not self._stop_asked:
                 wait_s = max(0.0, next_status - time.monotonic())
@@ -94,6 +96,9 @@ class Sender(threading.Thread):
                 self._hear()
                 if self.watched and (frame := self._slot.take()) is not None:
                     self._send(frame)
+                if (now := time.monotonic()) >= next_check:
+                    next_check = now + _CHECK_S
+                    self._backlog.check()
                 status = self._status()
                 if time.monotonic() >= next_status or (status.state, status.reason) != said:
                     said, next_status = (status.state, status.reason), time.monotonic() + TIMES.status_s
@@ -109,6 +114,7 @@ class Sender(threading.Thread):
             if len(parts) != 1 or not data or data[0] > _SUBSCRIBE:
                 self._complaints.note("a subscriber", WireError("not a subscription", reason="parts"))
             elif data[0] == _SUBSCRIBE:
+                self._backlog.subscribed(parts[0])
                 self._subscribed(data[1:])
             else:
                 self._subscriptions.discard(data[1:])
@@ -178,8 +184,7 @@ class Sender(threading.Thread):
         if not self._encode(frame) or self._last is None:
             return
         header, payload = self._last
-        self._budget.saw(len(header) + len(payload))
-        self._socket.send_multipart([self._topic, header, payload], copy=False)
+        self._socket.send_multipart([self._topic, header, self._backlog.counted(payload)], copy=False)
         self._rate.tick()
         self.sent += 1
         self.sent_bytes += len(payload)

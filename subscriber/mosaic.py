@@ -159,7 +159,7 @@ def _columns(tiles: int, aspect: float) -> int:
         rows = math.ceil(tiles / columns)
         return min(aspect / columns, 16 / 9 / rows)
 
-    return max(range(1, tiles + 1), key=picture_width)
+    return max(range(tiles, 0, -1), key=picture_width)  # side by side where it makes no difference
 
 
 def _fit(tile: _Tile, width: int, height: int) -> tuple[Any, int, int]:

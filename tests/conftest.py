@@ -69,21 +69,21 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 class Eventually(Protocol):
     """Waits for a condition."""
 
-    def __call__(self, condition: Callable[[], Any], *, within_s: float = 10.0) -> Any: ...
+    def __call__(self, condition: Callable[[], Any], *, within_s: float = 10.0, every_s: float = 0.01) -> Any: ...
 
 
 @pytest.fixture
 def eventually() -> Eventually:
     """Wait until a condition is true and return it; fail where it is not within the time."""
 
-    def wait(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
+    def wait(condition: Callable[[], Any], *, within_s: float = 10.0, every_s: float = 0.01) -> Any:
         pause = threading.Event()
         end = time.monotonic() + within_s
         while True:
             if result := condition():
                 return result
             assert time.monotonic() < end, f"not within {within_s} s"
-            pause.wait(0.01)
+            pause.wait(every_s)
 
     return wait
 

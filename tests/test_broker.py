@@ -146,7 +146,7 @@ def test_a_restart_is_no_conflict(
         for _ in range(3):
             with Publisher("a", to=broker.to) as publisher:
                 feed(publisher)
-                eventually(lambda: subscriber.read(timeout=5).epoch == publisher.epoch)  # noqa: B023
+                eventually(lambda: subscriber.read(timeout=5).epoch == publisher.epoch)
     assert "two publishers" not in caplog.text
 
 
@@ -318,6 +318,47 @@ def test_answers_go_on_once_though_they_come_twice(start_broker: Any, eventually
     finally:
         publisher.close(0)
         plain.close(0)
+        context.term()
+
+
+def _xpub_upstream(broker: Any, eventually: Any, context: Any) -> Any:
+    """A publisher made of a bare socket, connected, without any limit of its own."""
+    publisher = context.socket(zmq.XPUB)
+    publisher.sndhwm = 0
+    publisher.connect(broker.to)
+    eventually(lambda: b"\x01status/" in _drain(publisher))
+    publisher.send_multipart([topic("status", "a"), pack_status(Status(camera="a", epoch=1))])
+    return publisher
+
+
+def test_a_burst_loses_nothing_whatever_came_before_it(start_broker: Any, eventually: Any) -> None:
+    """A high-water mark that follows the size of the messages loses frames, or stalls a connection for good."""
+    broker = start_broker()
+    context = zmq.Context()
+    publisher = _xpub_upstream(broker, eventually, context)
+    seq = 0
+
+    def send(count: int, payload_bytes: int) -> list[int]:
+        nonlocal seq
+        seqs = list(range(seq, seq + count))
+        for seq in seqs:
+            frame = Frame(camera="a", codec=Codec.JPEG, width=8, height=8, epoch=1, seq=seq)
+            publisher.send_multipart([topic("cam", "a"), wire.pack_header(frame), b"x" * payload_bytes])
+        seq += 1
+        return seqs
+
+    try:
+        with Subscriber(broker.endpoint, mode="every", decode=False) as subscriber:
+            eventually(lambda: b"\x01cam/" in _drain(publisher))
+            for count, payload_bytes in ((400, 300), (20, 6_000_000), (400, 300)):
+                sent = send(count, payload_bytes)
+                got = []
+                while len(got) + sum(subscriber.dropped().values()) < 1 or got[-1] < sent[-1]:
+                    frame = subscriber.read(timeout=5)
+                    assert frame.missed == 0
+                    got.append(frame.seq)
+    finally:
+        publisher.close(0)
         context.term()
 
 

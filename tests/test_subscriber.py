@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_slow_consumer_gets_the_newest_and_counts_add_up(feed: Any) -> None:
             lags.append(feeder.count - frame.extra["number"])
             frames.append(frame)
             pause.wait(0.1)  # the consumer's work: ten frames pass meanwhile
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         assert after.seq - before.seq == 1 + after.missed + after.dropped
     assert sum(frame.missed for frame in frames) == 0
     assert sum(frame.dropped for frame in frames) > 50

@@ -27,8 +27,8 @@ class DeviceSource:
             raise SourceError(f"device {path} is not there; there are: {there}", source=path)
         if not os.access(path, os.R_OK):
             raise SourceError(f"device {path} may not be read: add this user to the group 'video'", source=path)
-        cv2.setLogLevel(0)  # type: ignore[attr-defined]
-        # what OpenCV would print is said in the error
+        # What OpenCV would print is said in the error.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture(path, backend)
         if not self._capture.isOpened():
             self._capture.release()

@@ -140,25 +140,47 @@ class UrlSource:
         import av
 
         stream = self._container.streams.video[0]
-        arrivals: OrderedDict[int, int] = OrderedDict()
+        arrivals = _Arrivals()
         try:
             for packet in self._container.demux(stream):
-                now_ns = time.monotonic_ns()
-                if packet.pts is not None:
-                    arrivals[packet.pts] = now_ns
-                    if len(arrivals) > _REORDERED:
-                        arrivals.popitem(last=False)
+                arrivals.came(packet.pts, time.monotonic_ns())
                 for picture in _decoded(packet):
-                    yield Shot(
-                        picture.to_ndarray(format="bgr24"),
-                        now_ns if picture.pts is None else arrivals.pop(picture.pts, now_ns),
-                    )
+                    yield Shot(picture.to_ndarray(format="bgr24"), arrivals.captured_ns(picture.pts))
         except (av.FFmpegError, OSError) as error:
             raise _translate(error, self._address, "broke off") from error
 
     def close(self) -> None:
         """Close the stream."""
         self._container.close()
+
+
+class _Arrivals:
+    """When each packet came, to tell when a picture was captured once it comes out of the decoder.
+
+    With B-frames packets come in decoding order. A picture was captured before every picture that is shown after it, so
+    its time is the earliest arrival among those and its own; thus times never run backwards.
+    """
+
+    def __init__(self) -> None:
+        self._came: OrderedDict[int, int] = OrderedDict()
+        self._last_ns = 0
+
+    def came(self, pts: int | None, now_ns: int) -> None:
+        """A packet came."""
+        self._last_ns = now_ns
+        if pts is not None:
+            self._came[pts] = now_ns
+            if len(self._came) > _REORDERED:
+                self._came.popitem(last=False)
+
+    def captured_ns(self, pts: int | None) -> int:
+        """When the picture of that presentation time was captured, as well as one can tell; monotonic."""
+        if pts is None:
+            return min(self._came.values(), default=self._last_ns)
+        captured_ns = min((at_ns for shown, at_ns in self._came.items() if shown >= pts), default=self._last_ns)
+        for shown in [shown for shown in self._came if shown <= pts]:
+            del self._came[shown]
+        return captured_ns
 
 
 def _decoded(packet: av.Packet[Any]) -> list[av.video.VideoFrame]:

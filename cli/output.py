@@ -1,0 +1,27 @@
+"""Lines to standard output, each at once, and a quiet end where nobody reads them any more."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["OutputClosed", "write_line"]
+
+
+class OutputClosed(Exception):
+    """Whoever read our output has gone, as `head` does."""
+
+
+def write_line(line: str) -> None:
+    """Write a line.
+
+    Raises:
+        OutputClosed: nobody reads any more.
+    """
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputClosed from None

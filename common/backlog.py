@@ -1,0 +1,144 @@
+"""The backlog: how much a socket holds for subscribers that do not keep up, and what is done about it.
+
+ZeroMQ bounds a subscriber's queue by a number of messages, and the same number is far too many for raw pictures and
+far too few for statuses. Nor can it be changed while connections live: libzmq acknowledges every half of the mark, and
+a connection whose mark is lowered may wait for ever for an acknowledgement that is not due (measured: 0 of 100 messages
+arrived after it). So the mark is fixed, the bytes are counted here, and where they are over the budget the connection
+of the slowest subscriber is cut. It comes back by itself with an empty queue, and so with the newest frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket as posix
+import struct
+import sys
+import termios
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import zmq
+
+from camfabric.common.settings import LIMITS, TIMES, Limits
+
+__all__ = ["Backlog"]
+
+logger = logging.getLogger(__name__)
+
+_SIOCOUTQNSD: Final = 0x894B
+"""Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
+
+
+class _Peer:
+    """A subscriber's connection. It is known by its descriptor, and by the inode that shows whether it is still it."""
+
+    __slots__ = ("address", "behind_since", "descriptor", "inode")
+
+    def __init__(self, descriptor: int, inode: int, address: str) -> None:
+        self.descriptor = descriptor
+        self.inode = inode
+        self.address = address
+        self.behind_since: float | None = None
+
+
+class Backlog:
+    """Counts what an XPUB socket holds, and cuts off subscribers that are too far behind. Used by one thread.
+
+    Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget.
+    """
+
+    def __init__(self, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._held: deque[tuple[Any, int]] = deque()
+        self._peers: dict[int, _Peer] = {}
+        self._last_cut = 0.0
+
+    def counted(self, payload: Any) -> Any:
+        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it."""
+        size = len(payload)
+        if size < self._limits.counted_bytes:
+            return payload
+        data = payload.buffer if isinstance(payload, zmq.Frame) else payload
+        frame = zmq.Frame(data, track=True, copy=False)
+        while self._held and self._held[0][0].done:
+            self._held.popleft()
+        self._held.append((frame.tracker, size))
+        return frame
+
+    def subscribed(self, subscription: zmq.Frame) -> None:
+        """Take note of the peer that a subscription came from."""
+        with contextlib.suppress(zmq.ZMQError, KeyError, OSError):
+            descriptor = int(subscription.get(zmq.SRCFD))
+            inode = os.fstat(descriptor).st_ino
+            known = self._peers.get(descriptor)
+            if known is None or known.inode != inode:
+                self._peers[descriptor] = _Peer(descriptor, inode, str(subscription.get("Peer-Address")))
+
+    def held_bytes(self) -> int:
+        """Bytes of large frames that some subscriber has not been sent yet."""
+        self._held = deque((tracker, size) for tracker, size in self._held if not tracker.done)
+        return sum(size for _, size in self._held)
+
+    def check(self) -> None:
+        """Cut off whoever is too far behind. To be called every 100 ms or so."""
+        now = self._clock()
+        for peer in list(self._peers.values()):
+            self._look_at(peer, now)
+        behind = [peer for peer in self._peers.values() if peer.behind_since is not None]
+        if not behind:
+            return
+        slowest = min(behind, key=lambda peer: peer.behind_since or 0.0)
+        behind_s = now - (slowest.behind_since or now)
+        # One at a time: what the first one held is given back before the next is judged.
+        if now - self._last_cut < TIMES.cut_pause_s:
+            return
+        over = behind_s >= TIMES.behind_busy_s and self.held_bytes() > self._limits.queue_bytes
+        if over or behind_s >= TIMES.behind_s:
+            self._last_cut = now
+            self._cut(slowest, behind_s)
+
+    def _look_at(self, peer: _Peer, now: float) -> None:
+        """Note whether the peer's connection has taken all that it was given."""
+        try:
+            if os.fstat(peer.descriptor).st_ino != peer.inode:
+                raise OSError  # noqa: TRY301  (closed, and its descriptor is somebody else's now)
+            waiting = _unsent_bytes(peer.descriptor)
+        except OSError:
+            del self._peers[peer.descriptor]
+            return
+        if not waiting:
+            peer.behind_since = None
+        elif peer.behind_since is None:
+            peer.behind_since = now
+
+    def _cut(self, peer: _Peer, behind_s: float) -> None:
+        del self._peers[peer.descriptor]
+        try:
+            copy = os.dup(peer.descriptor)
+        except OSError:
+            return
+        with posix.socket(fileno=copy) as connection, contextlib.suppress(OSError):
+            if os.fstat(copy).st_ino == peer.inode:
+                connection.shutdown(posix.SHUT_RDWR)
+                logger.warning(
+                    "the subscriber at %s is %.1f s behind: its connection is cut, to begin anew with new frames",
+                    peer.address,
+                    behind_s,
+                )
+
+
+def _unsent_bytes(descriptor: int) -> int:
+    if not sys.platform.startswith("linux"):
+        return 0
+    buffer = bytearray(4)
+    try:
+        fcntl.ioctl(descriptor, _SIOCOUTQNSD, buffer)
+    except OSError:
+        fcntl.ioctl(descriptor, termios.TIOCOUTQ, buffer)  # a UNIX socket: what its peer has not read
+    return int(struct.unpack("i", buffer)[0])

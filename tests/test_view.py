@@ -1,0 +1,141 @@
+"""Windows, on a virtual screen: `view`, `demo` and `publish --preview`, with a screenshot looked at by the program."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.window
+
+
+@pytest.fixture
+def screen(start: Any, eventually: Any) -> str:
+    """A virtual screen of 1280 x 800; its name for DISPLAY."""
+    # With -displayfd the server takes a free number and says which.
+    server = start("bash", "-c", "exec Xvfb -displayfd 1 -screen 0 1280x800x24 -nolisten tcp 2>/dev/null")
+    eventually(lambda: server.out, within_s=20)
+    return f":{server.out[0]}"
+
+
+@pytest.fixture
+def screenshot(screen: str, tmp_path: Path) -> Callable[[], Any]:
+    """What is on the screen: (800, 1280, 3) uint8 BGR."""
+
+    def take() -> Any:
+        dump = subprocess.run(["xwd", "-root", "-silent", "-display", screen], capture_output=True, check=True).stdout
+        header = int.from_bytes(dump[:4])
+        width, height = int.from_bytes(dump[16:20]), int.from_bytes(dump[20:24])
+        step, line, colors = dump[47] // 8, int.from_bytes(dump[48:52]), int.from_bytes(dump[76:80])
+        pixels = np.frombuffer(dump, np.uint8, height * line, header + colors * 12).reshape(height, line)
+        return pixels[:, : width * step].reshape(height, width, step)[..., :3].copy()
+
+    return take
+
+
+def _is_scene(image: Any) -> bool:
+    """Whether the scene's yellow clock is to be seen."""
+    blue, green, red = (image[..., channel].astype(int) for channel in range(3))
+    return int(((red > 220) & (green > 200) & (blue < 120)).sum()) > 400
+
+
+def test_view_shows_a_camera_and_says_when_it_is_dead(
+    camfabric: Any, start_broker: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path
+) -> None:
+    broker = start_broker()
+    cameras = [camfabric("publish", "test://", "--camera", name, "--to", broker.to) for name in ("cctv/1", "cctv/2")]
+    view = camfabric("view", "cctv", "--from", broker.endpoint, "--save", str(tmp_path), env={"DISPLAY": screen})
+    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+
+    def left_is_grey() -> bool:
+        shot = screenshot()[100:600, 20:600]
+        return bool(shot.std() > 5) and not _is_scene(shot)
+
+    cameras[0].kill()
+    eventually(left_is_grey, within_s=15, every_s=0.3)
+    assert _is_scene(screenshot()[100:700, 640:])  # the other one goes on
+    view.signal(signal.SIGTERM)
+    assert view.wait() == 0
+    assert view.err == []
+
+
+def test_the_keys_s_and_q(
+    camfabric: Any, start_broker: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path, start: Any
+) -> None:
+    import shutil
+
+    if shutil.which("xdotool") is None:
+        pytest.skip("needs xdotool: apt-get install xdotool")
+    broker = start_broker()
+    camfabric("publish", "test://", "--camera", "a", "--to", broker.to)
+    view = camfabric("view", "--from", broker.endpoint, "--save", str(tmp_path), env={"DISPLAY": screen})
+    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+
+    def press(key: str) -> None:
+        # A bare X server has no window manager that would give the window the focus.
+        command = f"xdotool search --name 'camfabric: all cameras' windowfocus --sync key {key}"
+        start("bash", "-c", command, env={"DISPLAY": screen}).wait()
+
+    press("s")
+    eventually(lambda: list(tmp_path.glob("camfabric-*.png")))
+    saved = cv2.imread(str(next(tmp_path.glob("camfabric-*.png"))))
+    assert saved.shape == (720, 1280, 3)
+    assert _is_scene(saved)
+    press("q")
+    assert view.wait() == 0
+
+
+def test_the_demo_opens_its_window_where_there_is_a_screen(
+    camfabric: Any, screen: str, screenshot: Any, eventually: Any
+) -> None:
+    demo = camfabric("demo", env={"DISPLAY": screen})
+
+    def all_four() -> bool:
+        shot = screenshot()
+        return all(_is_scene(shot[top : top + 360, left : left + 640]) for top in (0, 360) for left in (0, 640))
+
+    eventually(all_four, within_s=40, every_s=0.3)
+    demo.signal(signal.SIGINT)
+    assert demo.wait() == 0
+
+
+def test_the_preview_of_an_h264_file_does_not_hang(
+    camfabric: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path
+) -> None:
+    # Importing PyAV before OpenCV makes OpenCV's windows hang for ever.
+    av = pytest.importorskip("av")
+    from camfabric.publisher.sources.scene import Scene
+
+    scene, path = Scene((640, 360), "preview"), tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for number in range(50):
+            image = scene.draw(number, 1_700_000_000_000_000_000 + number * 40_000_000)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    endpoint = f"ipc://{tmp_path}/s"
+    publish = camfabric(
+        "publish", str(path), "--loop", "--camera", "a", "--bind", endpoint, "--preview", env={"DISPLAY": screen}
+    )
+    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+    first = screenshot()
+    eventually(lambda: (screenshot() != first).any(), every_s=0.3)  # it moves
+    publish.signal(signal.SIGINT)
+    assert publish.wait() == 0
+
+
+def test_without_a_screen_view_says_so(camfabric: Any, start_broker: Any) -> None:
+    broker = start_broker()
+    view = camfabric("view", "--from", broker.endpoint, env={"DISPLAY": "", "WAYLAND_DISPLAY": ""})
+    assert view.wait() == 2
+    assert len(view.err) == 1
+    assert "no screen" in view.err[0]
