@@ -22,7 +22,7 @@ from camfabric.common.roster import Roster
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
 from camfabric.common.sockets import Socket, Waker, bind, connect, make_xpub, make_xsub, receive
 from camfabric.common.stats import Complaints
-from camfabric.common.status import Status, pack_status, unpack_status
+from camfabric.common.status import pack_status, relay_status, unpack_status
 from camfabric.common.topics import BROKER, CAM, REPLAY, STATUS, parse_request, parse_topic, topic
 
 __all__ = ["Broker"]
@@ -49,6 +49,7 @@ class _Inlet:
 class _Outlet:
     """Where subscribers connect."""
 
+    number: int
     endpoint: str
     socket: Socket
     backlog: Backlog
@@ -105,7 +106,7 @@ class Broker:
                 self._inlets[-1].endpoint = bind(socket, endpoint)
             for endpoint in bound[len(publishers) :]:
                 socket = make_xpub(self._context, limits=limits)
-                self._outlets.append(_Outlet(endpoint.text, socket, Backlog(limits=limits)))
+                self._outlets.append(_Outlet(len(self._outlets), endpoint.text, socket, Backlog(limits=limits)))
                 self._outlets[-1].endpoint = bind(socket, endpoint)
             for endpoint in connected:
                 socket = make_xsub(self._context, limits=limits)
@@ -178,7 +179,7 @@ class Broker:
                 outlet.backlog.subscribed(parts[0])
                 self._subscribed(outlet, data[1:])
             else:
-                self._unsubscribed(data[1:])
+                self._unsubscribed(outlet, data[1:])
 
     def _subscribed(self, outlet: _Outlet, prefix: bytes) -> None:
         if prefix.startswith(b"status/") or not prefix:
@@ -191,11 +192,11 @@ class Broker:
                 # Answered here; the request goes no further, and its end finds nothing to take back.
                 outlet.socket.send_multipart(wire.pack_replay(prefix, [kept]), copy=False)
                 return
-        if self._interest.add(prefix):
+        if self._interest.add(prefix, outlet.number):
             self._send_up(_SUBSCRIBE + prefix)
 
-    def _unsubscribed(self, prefix: bytes) -> None:
-        if not self._interest.remove(prefix):
+    def _unsubscribed(self, outlet: _Outlet, prefix: bytes) -> None:
+        if not self._interest.remove(prefix, outlet.number):
             return
         self._send_up(_UNSUBSCRIBE + prefix)
         if not prefix.startswith((b"replay/", b"clock/", b"status/")):
@@ -267,13 +268,17 @@ class Broker:
         status = unpack_status(name, parts[1].buffer)
         self._check_hops(status.hops)
         if self._roster.heard(status):
-            self._publish_status(replace(status, hops=status.hops + 1))
+            marked = replace(
+                status,
+                hops=status.hops + 1,
+                rivals=max(status.rivals, self._roster.rivals(status.camera)),
+                insecure=status.insecure or self._insecure,
+            )
+            self._publish_status(status.camera, relay_status(parts[1].buffer, marked))
 
-    def _publish_status(self, status: Status) -> None:
-        rivals = self._roster.rivals(status.camera)
-        marked = replace(status, rivals=max(status.rivals, rivals), insecure=status.insecure or self._insecure)
-        packed = self._statuses[status.camera] = pack_status(marked)
-        self._send([topic(STATUS, status.camera), packed])
+    def _publish_status(self, camera: str, packed: bytes) -> None:
+        self._statuses[camera] = packed
+        self._send([topic(STATUS, camera), packed])
 
     def _forward_answer(self, name: bytes, parts: list[zmq.Frame]) -> None:
         if len(parts) > self._limits.parts:
@@ -290,9 +295,9 @@ class Broker:
         _, broker_id = parse_topic(name)
         if len(parts) != 2:
             raise WireError(f"announcement of {len(parts)} parts", reason="parts")
-        hops = wire.unpack_map(parts[1].buffer, limit_bytes=self._limits.status_bytes, reason="announcement").get(
-            "hops"
-        )
+        content = wire.unpack_map(parts[1].buffer, limit_bytes=self._limits.status_bytes, reason="announcement")
+        wire.check_version(content)
+        hops = content.get("hops")
         if type(hops) is not int or hops < 0:
             raise WireError("announcement without hops", reason="announcement")
         if broker_id == self.id:
@@ -318,7 +323,7 @@ class Broker:
             outlet.backlog.check()
         for status in self._roster.expire():
             logger.info("camera %s is offline: %s", status.camera, status.reason)
-            self._publish_status(status)
+            self._publish_status(status.camera, pack_status(status))
         for conflict in self._roster.conflicts():
             logger.warning(
                 "two publishers claim camera %s: the newer one (%016x) is forwarded, %016x is not",

@@ -10,28 +10,36 @@ _MAX: Final = 100_000
 
 
 class Interest:
-    """The set of subscribed prefixes, and whether a topic is covered by one.
+    """The subscribed prefixes, by the outlet that they come from, and whether a topic is covered by one.
 
     A topic is looked up by its own leading parts, at most 256, and not by running through the set.
     """
 
     def __init__(self) -> None:
-        self._prefixes: set[bytes] = set()
+        self._outlets: dict[bytes, set[int]] = {}
         self._lengths: dict[int, int] = {}
 
-    def add(self, prefix: bytes) -> bool:
-        """Add a prefix. Returns whether it is new, and there was room for it."""
-        if prefix in self._prefixes or len(self._prefixes) >= _MAX:
+    def add(self, prefix: bytes, outlet: int = 0) -> bool:
+        """Add a prefix. Returns whether nobody had it, at any outlet, and there was room for it."""
+        outlets = self._outlets.get(prefix)
+        if outlets is not None:
+            outlets.add(outlet)
             return False
-        self._prefixes.add(prefix)
+        if len(self._outlets) >= _MAX:
+            return False
+        self._outlets[prefix] = {outlet}
         self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
         return True
 
-    def remove(self, prefix: bytes) -> bool:
-        """Remove a prefix. Returns whether it was there."""
-        if prefix not in self._prefixes:
+    def remove(self, prefix: bytes, outlet: int = 0) -> bool:
+        """Remove an outlet's prefix. Returns whether nobody has it any more, at any outlet."""
+        outlets = self._outlets.get(prefix)
+        if outlets is None or outlet not in outlets:
             return False
-        self._prefixes.remove(prefix)
+        outlets.remove(outlet)
+        if outlets:
+            return False
+        del self._outlets[prefix]
         self._lengths[len(prefix)] -= 1
         if not self._lengths[len(prefix)]:
             del self._lengths[len(prefix)]
@@ -39,10 +47,10 @@ class Interest:
 
     def covers(self, topic: bytes) -> bool:
         """Whether somebody is subscribed to a prefix of `topic`."""
-        return any(topic[:length] in self._prefixes for length in self._lengths if length <= len(topic))
+        return any(topic[:length] in self._outlets for length in self._lengths if length <= len(topic))
 
     def __contains__(self, prefix: bytes) -> bool:
-        return prefix in self._prefixes
+        return prefix in self._outlets
 
     def __len__(self) -> int:
-        return len(self._prefixes)
+        return len(self._outlets)

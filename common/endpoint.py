@@ -12,7 +12,7 @@ from camfabric.common.redact import redact
 
 __all__ = ["Endpoint", "parse_endpoint", "require_local"]
 
-_TCP: Final = re.compile(r"tcp://(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:/\[\]\s]+)):(?P<port>\*|\d{1,5})")
+_TCP: Final = re.compile(r"tcp://(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:/\[\]\s]+)):(?P<port>\*|[0-9]{1,5})")
 _HOST: Final = re.compile(r"\*|[\w.-]+")
 _EXAMPLES: Final = "an endpoint is tcp://HOST:PORT, such as tcp://127.0.0.1:5551, or ipc:///PATH"
 _IPC_PATH_BYTES: Final = 107
@@ -61,7 +61,11 @@ def parse_endpoint(text: str, *, bind: bool = False, setting: str = "endpoint") 
         path = text.removeprefix("ipc://")
         if not path or "\0" in path:
             raise wrong("no path")
-        if len(path.encode()) > _IPC_PATH_BYTES:
+        try:
+            path_bytes = len(path.encode())
+        except UnicodeEncodeError:
+            raise wrong("the path has characters that are no UTF-8") from None
+        if path_bytes > _IPC_PATH_BYTES:
             raise wrong(f"the path has more than {_IPC_PATH_BYTES} bytes")
         return Endpoint(text, "ipc", path)
     if not text.startswith("tcp://"):

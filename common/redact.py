@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit
 
 __all__ = ["has_credentials", "redact"]
 
-# scheme://user:password@host: up to the last @ before the path, because passwords with an unescaped @ are common.
-_USERINFO: Final = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<userinfo>[^/\s]*)@")
-_SECRET_KEY: Final = re.compile(
-    r"(?P<key>[?&;](?:[\w-]*(?:pass|pwd|token|secret|auth|key|user|sig)[\w-]*)=)[^&;\s]*", re.IGNORECASE
+# Up to the last @ of what has no space in it: passwords with an unescaped @ or / are common. It may hide a path that
+# has an @; it never shows half a password.
+_USERINFO: Final = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)\S*@")
+_SECRET: Final = re.compile(
+    r"(?P<key>[?&;#/_][\w-]*?(?:pas|pw|token|secret|auth|key|user|sig|streamid)[\w-]*=)[^&;#\s]*", re.IGNORECASE
 )
 
 
@@ -21,7 +21,7 @@ def redact(text: str) -> str:
     >>> redact("rtsp://admin:12@34@10.0.0.5/live?token=abc failed")
     'rtsp://***@10.0.0.5/live?token=*** failed'
     """
-    return _SECRET_KEY.sub(r"\g<key>***", _USERINFO.sub(r"\g<scheme>***@", text))
+    return _SECRET.sub(r"\g<key>***", _USERINFO.sub(r"\g<scheme>***@", text))
 
 
 def has_credentials(address: str) -> bool:
@@ -30,4 +30,4 @@ def has_credentials(address: str) -> bool:
     >>> has_credentials("rtsp://admin:x@cam/1"), has_credentials("rtsp://cam/1")
     (True, False)
     """
-    return redact(address) != address and bool(urlsplit(address).scheme)
+    return redact(address) != address

@@ -2,7 +2,8 @@
 
 Brokers and subscribers keep one each. A name belongs to one publisher (one epoch) at a time: of two that claim it the
 one that started later wins, told by the uptime in their statuses, which needs no synchronised clocks. The other's
-frames are dropped, and that is reported. A publisher that says nothing for 2.5 s has lost its claim.
+frames are dropped, and that is reported. One whose source is dead comes after one that has pictures, and one that says
+nothing for 2.5 s has lost its claim.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from camfabric.common.settings import LIMITS, TIMES
 from camfabric.common.status import OFFLINE, Status
 
 __all__ = ["Conflict", "Roster"]
 
-_GRACE_S = 1.5
+_GRACE_S: Final = 1.5
 """A publisher's last words may still be under way when its successor speaks."""
 
 
@@ -30,17 +32,37 @@ class Conflict:
     loser: int
 
 
+_FORGET_VOICE_S: Final = 10.0
+_MAX_VOICES: Final = 16
+
+
+@dataclass(slots=True)
+class _Voice:
+    """One publisher that claims a name."""
+
+    spoke: float
+    started: float = float("inf")
+    """When it started, on this machine's monotonic clock, from its first status; infinity before that."""
+    has_pictures: bool = True
+    lost: float = float("-inf")
+    """When it lost the name to another; its last words may still be under way then."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The higher one owns the name."""
+        return self.has_pictures, self.started
+
+
 @dataclass(slots=True)
 class _Entry:
     owner: int
-    started: float
-    """When the owner started, on this machine's monotonic clock."""
-    taken: float
-    last_word: float
+    voices: dict[int, _Voice] = field(default_factory=dict)
     status: Status | None = None
-    rivals: dict[int, float] = field(default_factory=dict)
-    """Epochs that lost the name, and when they last spoke, if they spoke after losing it."""
     reported: bool = False
+
+    @property
+    def last_word(self) -> float:
+        return self.voices[self.owner].spoke
 
 
 class Roster:
@@ -54,59 +76,69 @@ class Roster:
     def heard(self, status: Status) -> bool:
         """Take in a status. Returns whether it is the owner's: if not, it is to be dropped."""
         now = self._clock()
-        started = now - status.uptime_ms / 1000
-        entry = self._entries.get(status.camera)
+        entry = self._entry(status.camera, status.epoch, now)
         if entry is None:
-            if len(self._entries) >= LIMITS.cameras and not self._forget_one():
-                return False
-            entry = self._entries[status.camera] = _Entry(status.epoch, started, now, now)
-        elif entry.owner != status.epoch and not self._takes_over(status.camera, entry, status.epoch, started, now):
             return False
-        if entry.status is None:
-            entry.started = started
+        voice = entry.voices.get(status.epoch)
+        if voice is None:
+            self._drop_voices(entry, now)
+            voice = entry.voices[status.epoch] = _Voice(now)
+        silence = now - entry.last_word
+        voice.spoke = now
+        voice.has_pictures = status.state != OFFLINE
+        if voice.started == float("inf"):
+            # Once, so that the jitter of the way does not make two of about one age take turns.
+            voice.started = now - status.uptime_ms / 1000
+        if not self._owns(status.camera, entry, status.epoch, silence, now):
+            return False
         entry.status = status
-        entry.last_word = now
         return True
 
     def accepts(self, camera: str, epoch: int) -> bool:
         """Whether a frame of this epoch is the owner's; a first frame without any status makes its epoch the owner."""
         now = self._clock()
-        entry = self._entries.get(camera)
+        entry = self._entry(camera, epoch, now)
         if entry is None:
-            if len(self._entries) >= LIMITS.cameras and not self._forget_one():
-                return False
-            self._entries[camera] = _Entry(epoch, now, now, now)
+            return False
+        silence = now - entry.last_word
+        voice = entry.voices.get(epoch)
+        if voice is None:
+            if silence <= TIMES.offline_s and entry.voices[entry.owner].has_pictures:
+                return False  # its status will tell whether it is the newer one
+            self._drop_voices(entry, now)
+            voice = entry.voices[epoch] = _Voice(now)
+        voice.spoke = now
+        voice.has_pictures = True
+        return self._owns(camera, entry, epoch, silence, now)
+
+    def _entry(self, camera: str, epoch: int, now: float) -> _Entry | None:
+        """The camera's entry, a new one where there is none; None where there is no room for it."""
+        entry = self._entries.get(camera)
+        if entry is None and (len(self._entries) < LIMITS.cameras or self._forget_one()):
+            entry = self._entries[camera] = _Entry(epoch, {epoch: _Voice(now)})
+        return entry
+
+    def _owns(self, camera: str, entry: _Entry, epoch: int, silence: float, now: float) -> bool:
+        """Whether this epoch, which has just spoken, owns the name now. `silence`: for how long the owner has not."""
+        if entry.owner == epoch:
             return True
-        if entry.owner != epoch and not self._takes_over(camera, entry, epoch, None, now):
-            return False
-        entry.last_word = now
-        return True
-
-    def _takes_over(self, camera: str, entry: _Entry, epoch: int, started: float | None, now: float) -> bool:
-        silent = now - entry.last_word > TIMES.offline_s or (entry.status is not None and entry.status.state == OFFLINE)
-        newer = started is not None and epoch not in entry.rivals and started > entry.started
-        if not (silent or newer):
-            lost_long_ago = epoch in entry.rivals and now - entry.taken > _GRACE_S
-            older_on_arrival = epoch not in entry.rivals and started is not None
-            if lost_long_ago or older_on_arrival:
-                entry.rivals[epoch] = now
-                self._report(camera, entry, epoch)
-            return False
-        if not silent:
-            entry.rivals[entry.owner] = float("-inf")
-        entry.rivals.pop(epoch, None)
-        if silent:
-            entry.rivals.clear()
-        entry.owner, entry.taken = epoch, now
-        entry.started = now if started is None else started
-        entry.status = None
-        entry.reported = False
-        return True
-
-    def _report(self, camera: str, entry: _Entry, loser: int) -> None:
-        if not entry.reported:
+        if silence > TIMES.offline_s or entry.voices[epoch].rank > entry.voices[entry.owner].rank:
+            entry.voices[entry.owner].lost = now
+            entry.owner, entry.status = epoch, None
+            return True
+        if now - entry.voices[epoch].lost > _GRACE_S and not entry.reported:
             entry.reported = True
-            self._conflicts.append(Conflict(camera, entry.owner, loser))
+            self._conflicts.append(Conflict(camera, entry.owner, epoch))
+        return False
+
+    @staticmethod
+    def _drop_voices(entry: _Entry, now: float) -> None:
+        """Forget who has been silent for long, and the most silent of too many."""
+        others = sorted((epoch for epoch in entry.voices if epoch != entry.owner), key=lambda e: entry.voices[e].spoke)
+        surplus = max(len(entry.voices) + 1 - _MAX_VOICES, 0)
+        for place, epoch in enumerate(others):
+            if place < surplus or now - entry.voices[epoch].spoke > _FORGET_VOICE_S:
+                del entry.voices[epoch]
 
     def conflicts(self) -> list[Conflict]:
         """Conflicts found since the last call; each episode once."""
@@ -119,7 +151,10 @@ class Roster:
         if entry is None:
             return 0
         now = self._clock()
-        return sum(now - spoke < 2 * TIMES.offline_s for spoke in entry.rivals.values())
+        return sum(
+            epoch != entry.owner and voice.spoke - voice.lost > _GRACE_S and now - voice.spoke < 2 * TIMES.offline_s
+            for epoch, voice in entry.voices.items()
+        )
 
     def expire(self) -> Iterator[Status]:
         """Make up `offline` for each camera that has fallen silent, and forget those that are long gone."""

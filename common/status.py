@@ -8,9 +8,9 @@ from typing import Any, Final
 from camfabric.common.errors import WireError
 from camfabric.common.settings import LIMITS
 from camfabric.common.topics import STATUS, parse_topic
-from camfabric.common.wire import Buffer, pack_map, unpack_map
+from camfabric.common.wire import VERSION, Buffer, check_version, pack_map, unpack_map
 
-__all__ = ["IDLE", "LIVE", "OFFLINE", "STALLED", "Status", "pack_status", "unpack_status"]
+__all__ = ["IDLE", "LIVE", "OFFLINE", "STALLED", "Status", "pack_status", "relay_status", "unpack_status"]
 
 LIVE: Final = "live"
 """Pictures come from the source."""
@@ -69,7 +69,8 @@ _MAX_INT: Final = 1 << 64
 
 def pack_status(status: Status) -> bytes:
     """The second part of a status message; the first is its topic."""
-    return pack_map({"v": 1} | {name: getattr(status, name) for name in _FIELDS})
+    packed = {"v": VERSION} | {name: getattr(status, name) for name in _FIELDS}
+    return pack_map({name: value[:_MAX_TEXT] if isinstance(value, str) else value for name, value in packed.items()})
 
 
 def unpack_status(topic: Buffer, data: Buffer) -> Status:
@@ -82,7 +83,15 @@ def unpack_status(topic: Buffer, data: Buffer) -> Status:
     if channel != STATUS:
         raise WireError(f"topic {channel}/ is not a status", reason="topic")
     content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="status")
+    check_version(content)
     return Status(camera=camera, **{name: _checked(name, content[name]) for name in _FIELDS if name in content})
+
+
+def relay_status(data: Buffer, status: Status) -> bytes:
+    """A status that arrived, `data`, with what a broker has changed of it, `status`; fields unknown here stay in it."""
+    content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="status")
+    content.update(hops=status.hops, rivals=status.rivals, insecure=status.insecure)
+    return pack_map(content)
 
 
 def _checked(name: str, value: object) -> Any:

@@ -89,9 +89,9 @@ def check_filter(text: str) -> str:
     Raises:
         ConfigError: it is not a filter; says why.
     """
-    text = unicodedata.normalize("NFC", text).removesuffix("/")
     if not text:
         return ""
+    text = unicodedata.normalize("NFC", text).removesuffix("/")
     if fault := _fault(text):
         raise ConfigError(
             f"filter {text!r}: {fault}; a filter is a camera's name or its leading segments:"

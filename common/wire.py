@@ -22,9 +22,11 @@ __all__ = [
     "CLOCK_PARTS",
     "FRAME_PARTS",
     "HOPS_AT",
+    "VERSION",
     "Buffer",
     "ClockAnswer",
     "Peek",
+    "check_version",
     "pack_clock",
     "pack_extra",
     "pack_header",
@@ -44,7 +46,7 @@ FRAME_PARTS: Final = 3
 CLOCK_PARTS: Final = 2
 
 _MAGIC: Final = b"CFAB"
-_VERSION: Final = 1
+VERSION: Final = 1
 _KIND_FRAME: Final = 1
 _KEYFRAME: Final = 1 << 0
 _DISPOSABLE: Final = 1 << 1
@@ -89,10 +91,20 @@ def pack_header(frame: Frame, *, limits: Limits = LIMITS) -> bytes:
     Raises:
         WireError: the frame's `extra` is not a map of names to what msgpack carries, or is too large.
     """
+    try:
+        meta = _pack_meta(frame)
+    except struct.error as error:
+        raise WireError(f"metadata of {frame.camera} do not fit: {error}", reason="header") from error
+    if not frame.extra:
+        return _HEADS[0] + meta
+    return _HEADS[1] + meta + pack_extra(frame.extra, limits=limits)
+
+
+def _pack_meta(frame: Frame) -> bytes:
     numerator, denominator = frame.time_base or (0, 0)
-    meta = _META.pack(
+    return _META.pack(
         _MAGIC,
-        _VERSION,
+        VERSION,
         _KIND_FRAME,
         frame.codec,
         frame.pixel_format,
@@ -111,9 +123,6 @@ def pack_header(frame: Frame, *, limits: Limits = LIMITS) -> bytes:
         numerator,
         denominator,
     )
-    if not frame.extra:
-        return _HEADS[0] + meta
-    return _HEADS[1] + meta + pack_extra(frame.extra, limits=limits)
 
 
 def pack_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> bytes:
@@ -126,6 +135,7 @@ def pack_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> bytes:
         raise WireError(f"extra fields need names that are str, not {sorted(map(repr, extra))}", reason="header")
     try:
         packed: bytes = b"\xa1x" + msgpack.packb(dict(extra))
+        msgpack.unpackb(memoryview(packed)[2:])  # a receiver refuses names that are no str further in, too
     except (TypeError, ValueError, OverflowError) as error:
         raise WireError(f"extra fields {sorted(extra)} cannot be sent: {error}", reason="header") from error
     room = limits.header_bytes - _META_AT - _META_BYTES
@@ -159,8 +169,8 @@ def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
     fields = _META.unpack_from(header, _META_AT)
     if fields[0] != _MAGIC:
         raise WireError("wrong magic", reason="magic")
-    if fields[1] != _VERSION:
-        raise WireError(f"version {fields[1]}; this is version {_VERSION}", reason="version")
+    if fields[1] != VERSION:
+        raise WireError(f"version {fields[1]}; this is version {VERSION}", reason="version")
     if fields[2] != _KIND_FRAME:
         raise WireError(f"unknown kind {fields[2]}", reason="version")
     return fields
@@ -209,7 +219,9 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
         dts=None if dts == _NONE else dts,
         time_base=(numerator, denominator) if numerator and denominator else None,
         hops=hops,
-        extra=_EMPTY_EXTRA if len(header) == _META_AT + _META_BYTES else _unpack_extra(header, limits),
+        extra=_EMPTY_EXTRA
+        if header[0] == _HEADS[0][0] and len(header) == _META_AT + _META_BYTES
+        else _unpack_extra(header, limits),
         payload=payload,
     )
 
@@ -244,9 +256,19 @@ def unpack_map(data: Buffer, *, limit_bytes: int, reason: str) -> dict[Any, Any]
     return content
 
 
+def check_version(content: Mapping[Any, Any]) -> None:
+    """Refuse a map that is not of this version.
+
+    Raises:
+        WireError: it is of another one, or says none.
+    """
+    if (version := content.get("v")) != VERSION or type(version) is not int:
+        raise WireError(f"version {version!r}; this is version {VERSION}", reason="version")
+
+
 def pack_replay(topic: bytes, messages: Sequence[tuple[bytes, Any]]) -> list[Any]:
     """The answer to a replay request: one message with all that was kept, as (header, payload), possibly nothing."""
-    index = pack_map({"v": _VERSION, "h": [header for header, _ in messages]})
+    index = pack_map({"v": VERSION, "h": [header for header, _ in messages]})
     return [topic, index, *(payload for _, payload in messages)]
 
 
@@ -259,6 +281,7 @@ def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limit
     if not 2 <= len(parts) <= limits.parts:
         raise WireError(f"replay of {len(parts)} parts", reason="parts")
     index = unpack_map(parts[1], limit_bytes=limits.header_bytes * 4, reason="replay")
+    check_version(index)
     headers = index.get("h")
     if not isinstance(headers, list) or len(headers) != len(parts) - 2:
         raise WireError("a replay's index does not fit its parts", reason="parts")
@@ -272,7 +295,7 @@ def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limit
 
 def pack_clock(answer: ClockAnswer) -> bytes:
     """The second part of an answer to a clock request."""
-    return pack_map({"v": _VERSION, "epoch": answer.epoch, "rx": answer.received_ns, "tx": answer.sent_ns})
+    return pack_map({"v": VERSION, "epoch": answer.epoch, "rx": answer.received_ns, "tx": answer.sent_ns})
 
 
 def unpack_clock(data: Buffer) -> ClockAnswer:
@@ -282,6 +305,7 @@ def unpack_clock(data: Buffer) -> ClockAnswer:
         WireError: it is none.
     """
     content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="clock")
+    check_version(content)
     epoch, received_ns, sent_ns = content.get("epoch"), content.get("rx"), content.get("tx")
     if type(epoch) is not int or type(received_ns) is not int or type(sent_ns) is not int:
         raise WireError("clock answer without its numbers", reason="clock")

@@ -142,14 +142,12 @@ class Publisher:
 
         Raises:
             CodecError: the array is not such a picture; names its shape and dtype.
-            WireError: `extra` cannot be sent.
+            WireError: `extra`, or a time, cannot be sent.
             ConfigError: the publisher is closed.
         """
         if self._closed:
             raise ConfigError(f"the publisher of {self.camera} is closed", setting="camera", value=self.camera)
         pixel_format = self._coder.check(image)
-        if extra:
-            wire.pack_extra(extra)  # raises here, where the caller can see it, and not in the sender's thread
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if captured_monotonic_ns is None:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
@@ -171,6 +169,7 @@ class Publisher:
             extra=dict(extra) if extra else {},
             decoded=image,
         )
+        wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
         if self._slot.put(frame) and watched:
             self._sender.dropped += 1
         if watched or self._sender.watched or recovered:

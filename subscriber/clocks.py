@@ -29,7 +29,7 @@ class Clocks:
         if round_trip_ns < 0:
             return
         if best is None or round_trip_ns <= best[1] + (now_ns - best[2]) * _AGING:
-            if len(self._best) >= _MAX_EPOCHS:
+            if best is None and len(self._best) >= _MAX_EPOCHS:
                 self._best.pop(next(iter(self._best)))
             self._best[answer.epoch] = (offset_ns, round_trip_ns, now_ns)
 

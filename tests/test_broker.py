@@ -71,6 +71,27 @@ def test_the_last_status_is_there_at_once_for_a_late_subscriber(start_broker: An
         context.term()
 
 
+def test_fields_of_a_status_that_a_broker_does_not_know_pass_it(start_broker: Any, eventually: Any) -> None:
+    import msgpack
+
+    broker = start_broker()
+    context = zmq.Context()
+    publisher, plain = context.socket(zmq.XPUB), context.socket(zmq.SUB)
+    plain.rcvtimeo = 5000
+    try:
+        publisher.connect(broker.to)
+        plain.connect(broker.endpoint)
+        plain.subscribe(b"status/")
+        eventually(lambda: b"\x01status/" in _drain(publisher))
+        publisher.send_multipart([b"status/a/", msgpack.packb({"v": 1, "epoch": 5, "heat": 3, "state": "dusty"})])
+        content = msgpack.unpackb(plain.recv_multipart()[1])
+        assert (content["heat"], content["state"], content["hops"]) == (3, "dusty", 1)
+    finally:
+        publisher.close(0)
+        plain.close(0)
+        context.term()
+
+
 def test_a_late_subscriber_of_a_slow_camera_gets_the_last_picture_from_the_broker(
     picture: Callable[..., Any], start_broker: Any
 ) -> None:
@@ -126,7 +147,7 @@ def test_of_two_publishers_with_one_name_the_newer_wins_and_it_is_reported(
         assert subscriber.read(timeout=5).epoch == old.epoch
         new = stack.enter_context(Publisher("cctv/lobby", to=broker.to))
         feed(new)
-        epochs = []
+        epochs: list[int] = []
         while epochs.count(new.epoch) < 150:
             epochs.append(subscriber.read(timeout=5).epoch)
         assert epochs == sorted(epochs, key=lambda epoch: epoch == new.epoch), "interleaved"
@@ -352,7 +373,7 @@ def test_a_burst_loses_nothing_whatever_came_before_it(start_broker: Any, eventu
             eventually(lambda: b"\x01cam/" in _drain(publisher))
             for count, payload_bytes in ((400, 300), (20, 6_000_000), (400, 300)):
                 sent = send(count, payload_bytes)
-                got = []
+                got: list[int] = []
                 while len(got) + sum(subscriber.dropped().values()) < 1 or got[-1] < sent[-1]:
                     frame = subscriber.read(timeout=5)
                     assert frame.missed == 0
@@ -363,13 +384,14 @@ def test_a_burst_loses_nothing_whatever_came_before_it(start_broker: Any, eventu
 
 
 def test_wrong_and_taken_endpoints(start_broker: Any) -> None:
-    for settings in (
+    wrong: list[dict[str, Any]] = [
         {"publishers": ["tcp://*:5550"]},
         {"subscribers": ["nonsense"]},
         {"upstreams": ["tcp://127.0.0.1:*"]},
         {"subscribers": []},
         {"publishers": [], "upstreams": []},
-    ):
+    ]
+    for settings in wrong:
         with pytest.raises(ConfigError):
             Broker(**({"publishers": [ANY], "subscribers": [ANY]} | settings))
     running = start_broker()

@@ -32,6 +32,7 @@ def test_it_shows_four_cameras_and_saves_a_contact_sheet(camfabric: Any, tmp_pat
         assert "1280x720" in row
     assert "broker at tcp://127.0.0.1:" in shown
     sheet = cv2.imread(str(tmp_path / "camfabric-demo.png"))
+    assert sheet is not None
     height, width = sheet.shape[:2]
     quarters = [sheet[:height // 2, :width // 2], sheet[:height // 2, width // 2:],
                 sheet[height // 2:, :width // 2], sheet[height // 2:, width // 2:]]  # fmt: skip

@@ -132,6 +132,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     return clock
 
 
+def test_a_time_that_jumps_far_ahead_begins_anew(clock: _Clock) -> None:
+    pacer = Pacer(clock, max_gap_s=60)
+    assert pacer.wait(0.0)
+    assert pacer.wait(3600.0)
+    assert pacer.wait(3600.5)
+    assert clock.waits == [0.0, 0.0, 0.5]
+
+
 def test_the_first_picture_is_due_at_once_whatever_its_time(clock: _Clock) -> None:
     assert Pacer(clock).wait(5000.0)
     assert clock.waits == [0.0]

@@ -29,7 +29,7 @@ def test_a_filter_gives_what_is_under_it_and_nothing_else(feed: Any, start_broke
             (["drone/1", "cctv/gate"], {"drone/1", "cctv/gate"}),
         ):
             with Subscriber(broker.endpoint, cameras=filters) as subscriber:
-                got = set()
+                got: set[str] = set()
                 while got != wanted:
                     got.add(subscriber.read(timeout=5).camera)
                 assert {subscriber.read(timeout=5).camera for _ in range(30)} <= wanted
@@ -169,7 +169,7 @@ def test_age_is_right_where_the_publishers_wall_clock_is_wrong(
 
 
 def test_wrong_arguments_are_refused() -> None:
-    for arguments in (
+    wrong: list[dict[str, Any]] = [
         {"endpoints": []},
         {"endpoints": "tcp://127.0.0.1"},
         {"endpoints": "http://127.0.0.1:80"},
@@ -177,7 +177,8 @@ def test_wrong_arguments_are_refused() -> None:
         {"cameras": "a b"},
         {"cameras": ["cctv/*"]},
         {"mode": "newest"},
-    ):
+    ]
+    for arguments in wrong:
         with pytest.raises(ConfigError):
             Subscriber(**({"endpoints": "tcp://127.0.0.1:5551"} | arguments))
 

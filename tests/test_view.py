@@ -85,6 +85,7 @@ def test_the_keys_s_and_q(
     press("s")
     eventually(lambda: list(tmp_path.glob("camfabric-*.png")))
     saved = cv2.imread(str(next(tmp_path.glob("camfabric-*.png"))))
+    assert saved is not None
     assert saved.shape == (720, 1280, 3)
     assert _is_scene(saved)
     press("q")

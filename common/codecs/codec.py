@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from camfabric.common.codecs import jpeg, raw
-from camfabric.common.errors import ConfigError
+from camfabric.common.errors import CodecError, ConfigError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 
 if TYPE_CHECKING:
@@ -58,4 +58,6 @@ def decode(frame: Frame) -> Image:
     Raises:
         CodecError: it is damaged, or not what the frame states.
     """
+    if frame.payload is None:
+        raise CodecError(f"frame {frame.seq} of {frame.camera} has no payload", codec=frame.codec.name.lower())
     return _CODERS[frame.codec].decode(frame)

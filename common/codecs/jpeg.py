@@ -15,6 +15,8 @@ __all__ = ["check", "decode", "encode", "size_of"]
 
 # Start of frame: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC). ITU-T T.81, table B.1.
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# What may stand before it: tables (DHT, DAC, DQT, DRI), application data and comments.
+_SEGMENTS: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _MAX_SIDE: Final = 65500
 """libjpeg's limit."""
 
@@ -68,7 +70,7 @@ def decode(frame: Frame) -> Image:
             f"JPEG of {width} x {height} px where {frame.camera} states {frame.width} x {frame.height}", codec="jpeg"
         )
     # IGNORE_ORIENTATION: the size that was checked is the size that comes out.
-    mode = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    mode = (cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(frame.payload, np.uint8), mode)
     except cv2.error as error:
@@ -88,15 +90,16 @@ def size_of(data: bytes | memoryview) -> tuple[int, int, int]:
     if bytes(data[:2]) != b"\xff\xd8":
         raise CodecError("not a JPEG", codec="jpeg")
     at = 2
-    while at + 9 < len(data):
-        if data[at] != 0xFF:
-            break
+    while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill byte, or a marker without a length
-            at += 1 if marker == 0xFF else 2
+        if marker == 0xFF:  # a fill byte
+            at += 1
             continue
         if marker in _SOF:
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             return width, height, data[at + 9]
+        if marker not in _SEGMENTS:
+            # What stands alone or is reserved has no place here; decoders differ in what they skip.
+            break
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    raise CodecError("JPEG without a frame header", codec="jpeg")
+    raise CodecError("JPEG without a frame header where one has to be", codec="jpeg")

@@ -24,6 +24,8 @@ __all__ = ["FileSource", "UrlSource"]
 
 _REORDERED: Final = 64
 """Packets whose arrival is remembered until their pictures come out of the decoder."""
+_MAX_GAP_S: Final = 60.0
+"""Timestamps of a file that jump further ahead are taken for damaged."""
 _BRACKETS: Final = re.compile(r"\[Errno -?\d+\] |: '.*'$|; .*$")
 
 
@@ -95,7 +97,7 @@ class FileSource:
         stream = self._container.streams.video[0]
         turn = 0.0
         while True:
-            pacer = Pacer(self._stop)
+            pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
             last = first = None
             try:
                 for picture in self._container.decode(stream):

@@ -14,18 +14,19 @@ _LATE_S: Final = 0.5
 class Pacer:
     """Waits until pictures are due, by their times in seconds; waits end when `stop` is set."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, *, max_gap_s: float = float("inf")) -> None:
         self._stop = stop
+        self._max_gap_s = max_gap_s
         self._offset: float | None = None
 
     def wait(self, at_s: float) -> bool:
         """Wait until the picture of time `at_s` is due, counted from the first. Returns False where it was stopped.
 
-        One that is over half a second late, or early by more than the stream can explain, begins the count anew: after
-        a pause the pictures do not come in a rush.
+        One that is over half a second late begins the count anew, so that after a pause the pictures do not come in a
+        rush; so does one that is due only after `max_gap_s`, as where a file's timestamps jump.
         """
         now = time.monotonic()
-        if self._offset is None or now - (self._offset + at_s) > _LATE_S:
+        if self._offset is None or not -self._max_gap_s <= now - (self._offset + at_s) <= _LATE_S:
             self._offset = now - at_s
         due = self._offset + at_s
         return not self._stop.wait(max(0.0, due - now))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from camfabric.common.errors import ConfigError
 from camfabric.common.redact import redact
@@ -21,7 +21,11 @@ __all__ = ["Shot", "Source", "SourceAddress", "Wanted", "open_source", "parse_si
 _URL_SCHEMES: Final = (
     "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srtp", "http", "https", "udp", "tcp", "srt", "mms", "mmsh", "hls",
 )  # fmt: skip
-_SIZE: Final = re.compile(r"(\d{2,5})x(\d{2,5})")
+_LISTENING: Final = ("udp", "rtp", "srtp", "tcp", "srt")
+"""Schemes under which one may wait for a sender, and name no host."""
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.%\w]+\]|[^:\[\]@]*)(:[0-9]{1,5})?")
+_DEVICE_DIGITS: Final = 3
+_SIZE: Final = re.compile(r"([0-9]{2,5})x([0-9]{2,5})")
 _DEFAULT_SCENE: Final = {"size": "1280x720", "fps": "30"}
 
 
@@ -96,47 +100,63 @@ def parse_source(text: str) -> SourceAddress:
     """
     if not text:
         raise ConfigError("the source is empty: give test://, a device, a file, a folder or a URL", setting="source")
-    if text.isdecimal():
+    if "\0" in text:
+        raise ConfigError(f"source {redact(text)!r} has a NUL character", setting="source")
+    if text.isascii() and text.isdecimal() and len(text) <= _DEVICE_DIGITS:
         return SourceAddress("device", f"/dev/video{int(text)}")
-    scheme, separator, _ = text.partition("://")
+    scheme, separator, rest = text.partition("://")
     if not separator:
         return SourceAddress(_kind_of_path(text), text)
     scheme = scheme.lower()
     if scheme == "test":
-        return SourceAddress("test", text, _scene_options(text))
+        return SourceAddress("test", text, _scene_options(text, rest))
     if scheme == "file":
-        path = urlsplit(text).path
-        return SourceAddress(_kind_of_path(path), path)
+        if not rest.startswith("/"):
+            raise ConfigError(f"source {redact(text)!r}: a file's URL is file:///PATH", setting="source")
+        return SourceAddress(_kind_of_path(rest), rest)
     if scheme not in _URL_SCHEMES:
         known = ", ".join(f"{known}://" for known in ("test", "file", *_URL_SCHEMES))
-        raise ConfigError(
-            f"source {redact(text)!r}: unknown scheme; there are {known}", setting="source", value=redact(text)
-        )
-    if scheme != "udp" and not urlsplit(text).netloc.rpartition("@")[2]:
-        raise ConfigError(f"source {redact(text)!r} names no host", setting="source", value=redact(text))
+        raise ConfigError(f"source {redact(scheme)}://: unknown scheme; there are {known}", setting="source")
+    _check_host(scheme, rest)
     return SourceAddress(scheme, text)
+
+
+def _check_host(scheme: str, rest: str) -> None:
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    host = authority.rpartition("@")[2]
+    if any(character.isspace() or not character.isprintable() for character in rest) or not _HOST.fullmatch(host):
+        # The address is not shown: where its password ends is just what cannot be told.
+        raise ConfigError(
+            f"source {scheme}://...: it names no host, as {scheme}://[USER:PASSWORD@]HOST[:PORT]/PATH does;"
+            " in a user name or password write / as %2F, # as %23, ? as %3F, @ as %40, a space as %20",
+            setting="source",
+        )
+    if not host.partition(":")[0] and scheme not in _LISTENING:
+        raise ConfigError(f"source {scheme}://{host}: it names no host", setting="source")
 
 
 def _kind_of_path(text: str) -> str:
     path = Path(text)
-    if text.startswith("/dev/") or path.is_char_device():
-        return "device"
-    return "folder" if path.is_dir() else "file"
+    try:
+        if text.startswith("/dev/") or path.is_char_device():
+            return "device"
+        return "folder" if path.is_dir() else "file"
+    except (OSError, ValueError):
+        return "file"  # opening it will say why not
 
 
-def _scene_options(text: str) -> tuple[tuple[str, str], ...]:
-    url = urlsplit(text)
-    if url.netloc or url.path.strip("/"):
+def _scene_options(text: str, rest: str) -> tuple[tuple[str, str], ...]:
+    path, _, query = rest.partition("?")
+    if path.strip("/"):
         raise ConfigError(
-            f"source {text!r}: after test:// come options only, as in test://?size=1920x1080&fps=30",
+            f"source {redact(text)!r}: after test:// come options only, as in test://?size=1920x1080&fps=30",
             setting="source",
-            value=text,
         )
     options = dict(_DEFAULT_SCENE)
-    for key, value in parse_qsl(url.query, keep_blank_values=True):
+    for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in options:
             raise ConfigError(
-                f"source {text!r}: unknown option {key!r}; there are {', '.join(options)}", setting="source", value=text
+                f"source {redact(text)!r}: unknown option {key!r}; there are {', '.join(options)}", setting="source"
             )
         options[key] = value
     parse_size(options["size"], setting="size in test://")
@@ -145,7 +165,7 @@ def _scene_options(text: str) -> tuple[tuple[str, str], ...]:
     except ValueError:
         fine = False
     if not fine:
-        raise ConfigError(f"source {text!r}: fps is a number up to 1000", setting="source", value=text)
+        raise ConfigError(f"source {redact(text)!r}: fps is a number up to 1000", setting="source")
     return tuple(options.items())
 
 

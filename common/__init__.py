@@ -1,0 +1,1 @@
+"""What publishers, subscribers and brokers share: frames, wire format, topics, codecs, sockets, errors."""
