@@ -36,7 +36,7 @@ RUN python -c 'import cv2, av, camfabric.broker, camfabric.cli.main, camfabric.p
     && camfabric --help >/dev/null
 USER 10001:10001
 WORKDIR /pictures
-# Right for a broker as it stands. Other parts set CAMFABRIC_LS_FROM, CAMFABRIC_FILTER and CAMFABRIC_LS_REQUIRE_LIVE.
+# Right for a broker as it stands. Other parts set CAMFABRIC_FROM, CAMFABRIC_FILTER and CAMFABRIC_LS_REQUIRE_LIVE.
 HEALTHCHECK --interval=20s --timeout=10s --start-period=20s --retries=3 CMD ["camfabric", "ls"]
 ENTRYPOINT ["camfabric"]
 CMD ["broker"]

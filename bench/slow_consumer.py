@@ -9,40 +9,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from dataclasses import replace
+
+from processes import free_endpoint, rss_mb, running
 
 from camfabric.common.frame import Frame
 from camfabric.subscriber import Subscriber
 
 
-def rss_mb(pid: int | str = "self", field: str = "VmRSS") -> float:
-    """A process's resident memory in MB, from the kernel's own accounting."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1000
-    raise ValueError(f"no {field} of process {pid}")
-
-
 def consume(subscriber: Subscriber, *, seconds: float, work_s: float) -> list[tuple[float, Frame]]:
-    """Take frames for a time, each followed by work. Returns when each was got, with its age fixed in `extra`."""
+    """Take frames for a time, each followed by work. Returns each, without its picture, and its age when it was got."""
     got: list[tuple[float, Frame]] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         frame = subscriber.read(timeout=5)
-        got.append((frame.age_ms, frame))
-        if len(got) > 1:
-            got[-2] = (got[-2][0], _without_picture(got[-2][1]))
+        got.append((frame.age_ms, replace(frame, payload=None, decoded=None)))
         time.sleep(work_s)
     return got
-
-
-def _without_picture(frame: Frame) -> Frame:
-    from dataclasses import replace
-
-    return replace(frame, payload=None, decoded=None)
 
 
 def main() -> None:
@@ -51,17 +35,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--codec", default="raw")
     arguments = parser.parse_args()
-    endpoint = f"ipc:///tmp/camfabric-bench-{time.monotonic_ns()}"
-    command = [sys.executable, "-m", "camfabric.cli", "--log-level", "warning", "publish"]
-    command += ["test://?size=1280x720&fps=30", "--camera", "bench/slow", "--codec", arguments.codec]
-    publisher = subprocess.Popen([*command, "--bind", endpoint])
-    try:
-        with Subscriber(endpoint, cameras="bench/slow") as subscriber:
-            got = consume(subscriber, seconds=arguments.seconds, work_s=0.2)
-            rss = rss_mb()
-    finally:
-        publisher.terminate()
-        publisher.wait(5)
+    endpoint = free_endpoint()
+    command = ("publish", "test://?size=1280x720&fps=30", "--camera", "bench/slow", "--codec", arguments.codec)
+    with running((*command, "--bind", endpoint)), Subscriber(endpoint, cameras="bench/slow") as subscriber:
+        got = consume(subscriber, seconds=arguments.seconds, work_s=0.2)
+        rss = rss_mb()
     ages = [age for age, _ in got]
     fifth = max(len(ages) // 5, 1)
     print(f"frames got                  {len(got)}")

@@ -221,7 +221,8 @@ class _Show:
         from rich.live import Live
 
         end = None if duration is None else time.monotonic() + duration
-        with Live(console=Console(), auto_refresh=False, transient=False) as live:
+        console = Console()
+        with Live(console=console, auto_refresh=False, transient=False) as live:
             next_draw = time.monotonic()
             while not stop.is_set() and (end is None or time.monotonic() < end):
                 self._take()
@@ -232,6 +233,8 @@ class _Show:
                 if self._screen is not None and not self._show_window(self._screen):
                     break
             live.update(self._table(), refresh=True)
+        if not console.is_terminal:
+            console.print()  # rich leaves out the end of the last line there
 
     def _take(self) -> None:
         wait_s = 0.1
@@ -257,16 +260,18 @@ class _Show:
         from camfabric.cli.top import state_cell
 
         table = Table(
-            title=f"broker at {self._fabric.subscribers} (process {self._fabric.processes['broker'].pid})",
+            title=f"broker at {self._fabric.subscribers} (pid {self._fabric.processes['broker'].pid})",
             caption=f"in another terminal: camfabric subscribe cctv --from {self._fabric.subscribers}",
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
             padding=(0, 1, 0, 0),
         )
         columns: tuple[tuple[str, Any], ...] = (
             ("camera", "left"), ("state", "left"), ("fps", "right"), ("age ms", "right"), ("picture", "left"),
-            ("kB", "right"), ("frames", "right"), ("missed", "right"), ("dropped", "right"), ("process", "right"),
+            ("kB", "right"), ("frames", "right"), ("missed", "right"), ("dropped", "right"), ("pid", "right"),
         )  # fmt: skip
         for name, justify in columns:
             table.add_column(name, justify=justify, no_wrap=name != "state")

@@ -32,13 +32,16 @@ def top(filters: Filters = None, from_: From = None, duration: Duration = None, 
     end = None if duration is None else time.monotonic() + duration
     rates = _Rates()
     endpoints = from_default(from_)
+    console = Console()
     with (
         Subscriber(endpoints, cameras=filters or (), channel=None, insecure=insecure) as subscriber,
         stopped_by_signals(stop.set),
-        Live(console=Console(), auto_refresh=False, screen=Console().is_terminal) as live,
+        Live(console=console, auto_refresh=False, screen=console.is_terminal) as live,
     ):
         while not stop.wait(_REFRESH_S) and (end is None or time.monotonic() < end):
             live.update(_table(subscriber.cameras(), rates, ", ".join(endpoints)), refresh=True)
+    if not console.is_terminal:
+        console.print()  # rich leaves out the end of the last line there
 
 
 def state_cell(status: Status | None) -> str:
@@ -67,15 +70,23 @@ class _Rates:
 
 
 def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{len(cameras)} cameras at {endpoints}", title_justify="left", expand=True)
+    table = Table(
+        title=f"{len(cameras)} cameras at {endpoints}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name, justify in (
         ("camera", "left"), ("state", "left"), ("fps in", "right"), ("fps out", "right"), ("Mbit/s", "right"),
         ("size", "right"), ("codec", "left"), ("source", "left"), ("dropped", "right"), ("watched", "left"),
         ("hops", "right"), ("up", "right"),
     ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "state")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=name != "state", min_width=7 if name == "state" else None)  # type: ignore[arg-type]
     for status in cameras.values():
         table.add_row(
             status.camera,
