@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -71,7 +72,7 @@ def subscribe(
                 return
 
 
-def _frames(subscriber: Subscriber, *, duration: float | None, timeout: float | None):  # type: ignore[no-untyped-def]
+def _frames(subscriber: Subscriber, *, duration: float | None, timeout: float | None) -> Iterator[Frame]:
     """Frames until the subscriber is closed or the time is up; says why where nothing comes."""
     end = None if duration is None else time.monotonic() + duration
     silent_since = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Self
 import zmq
 
 from camfabric.common.codecs import decode as decode_frame
+from camfabric.common.codecs import prepare
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import CodecError, ConfigError, WireError
 from camfabric.common.frame import Frame
@@ -65,6 +66,8 @@ class Subscriber:
         names = [cameras] if isinstance(cameras, str) else list(cameras)
         self.filters: Final = list(dict.fromkeys(check_filter(name) for name in names))
         self.endpoints: Final = [address.text for address in addresses]
+        if decode:
+            prepare()  # OpenCV takes a tenth of a second to load: here, and not when the first picture is there
         self._decode = decode
         self._closed = False
         self._mailbox = Mailbox(mode=mode, notify=notify)

@@ -11,7 +11,7 @@ from camfabric.common.frame import Codec, Frame, PixelFormat
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["Coder", "by_name", "decode", "encoder", "names"]
+__all__ = ["Coder", "by_name", "decode", "encoder", "names", "prepare"]
 
 
 class Coder(Protocol):
@@ -50,6 +50,11 @@ def by_name(name: str) -> Codec:
 def encoder(codec: Codec) -> Coder:
     """The functions of a codec."""
     return _CODERS[codec]
+
+
+def prepare() -> None:
+    """Load what decoding needs, so that the first picture does not wait for it."""
+    import cv2  # noqa: F401
 
 
 def decode(frame: Frame) -> Image:
