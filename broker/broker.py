@@ -7,7 +7,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import zmq
@@ -53,6 +53,9 @@ class _Outlet:
     endpoint: str
     socket: Socket
     backlog: Backlog
+    asked: set[bytes] = field(default_factory=set)
+    """Subscriptions to statuses that came since the last ones were handed out."""
+    next_statuses: float = 0.0
 
 
 class Broker:
@@ -147,6 +150,7 @@ class Broker:
                 poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
                 for outlet in self._outlets:
                     self._hear(outlet)
+                    self._hand_out_statuses(outlet)
                 for inlet in self._inlets:
                     self._drain(inlet)
                 if (now := time.monotonic()) >= next_tick:
@@ -182,10 +186,9 @@ class Broker:
                 self._unsubscribed(outlet, data[1:])
 
     def _subscribed(self, outlet: _Outlet, prefix: bytes) -> None:
-        if prefix.startswith(b"status/") or not prefix:
-            for camera, packed in self._statuses.items():
-                if (of_camera := topic(STATUS, camera)).startswith(prefix):
-                    outlet.socket.send_multipart([of_camera, packed])
+        if topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS)):
+            # Many at once are one question more: all statuses go out together, ten times a second at most.
+            outlet.asked.add(prefix if len(outlet.asked) < _BATCH else topic(STATUS))
         elif (request := parse_request(prefix)) is not None and request[0] == REPLAY:
             kept = self._pictures.get(request[2].encode() + b"/")
             if kept is not None:
@@ -194,6 +197,17 @@ class Broker:
                 return
         if self._interest.add(prefix, outlet.number):
             self._send_up(_SUBSCRIBE + prefix)
+
+    def _hand_out_statuses(self, outlet: _Outlet) -> None:
+        if not outlet.asked or (now := time.monotonic()) < outlet.next_statuses:
+            return
+        outlet.next_statuses = now + _TICK_S
+        asked = tuple(outlet.asked)
+        outlet.asked.clear()
+        for camera, packed in self._statuses.items():
+            of_camera = topic(STATUS, camera)
+            if of_camera.startswith(asked):
+                outlet.socket.send_multipart([of_camera, packed])
 
     def _unsubscribed(self, outlet: _Outlet, prefix: bytes) -> None:
         if not self._interest.remove(prefix, outlet.number):

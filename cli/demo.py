@@ -22,10 +22,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from camfabric.cli.options import Duration, positive
+from camfabric.cli.options import Duration, make_folder, positive
+from camfabric.cli.output import write_file
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.endpoint import parse_endpoint
-from camfabric.common.errors import ConfigError, EndpointError, FabricError
+from camfabric.common.errors import EndpointError, FabricError
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS
 from camfabric.common.stats import Rate
 
@@ -58,8 +59,8 @@ def demo(
 ) -> None:
     """Run a broker, four cameras and a subscriber on this machine. Ctrl-C ends it."""
     positive(duration, "--duration")
-    if save is not None and save.exists() and not save.is_dir():
-        raise ConfigError(f"--save {save}: it is not a folder", setting="--save", value=str(save))
+    if save is not None:
+        make_folder(save)
     from camfabric.subscriber import Subscriber
 
     stop = threading.Event()
@@ -298,8 +299,7 @@ def _save_sheet(folder: Path, show: _Show, statuses: dict[str, Status]) -> None:
         sheet.update(replace(seen.frame, decoded=decode(seen.frame)), fps=seen.rate.per_second())
     path = folder / "camfabric-demo.png"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", sheet.draw())[1].tobytes())
+        write_file(path, cv2.imencode(".png", sheet.draw())[1].tobytes())
     except OSError as error:
         raise FabricError(f"cannot save {path}: {error.strerror}") from error
     typer.echo(f"saved {path}")

@@ -67,7 +67,7 @@ def _table(cameras: list[Status]) -> str:
     rows = [("CAMERA", "STATE", "FPS", "SIZE", "CODEC", "SOURCE", "WATCHED", "REASON")]
     for status in cameras:
         size = f"{status.width}x{status.height}" if status.width else "-"
-        reason = status.reason or (f"{status.rivals} other publisher claims this name" if status.rivals else "")
+        reason = status.reason or ("another publisher claims this name" if status.rivals else "")
         watched = "yes" if status.watched else "no"
         rows.append(
             (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
 from typer.exceptions import TyperException
 
 from camfabric.cli import broker, demo, ls, publish, subscribe, top, view
-from camfabric.cli.output import OutputClosed
+from camfabric.cli.output import OutputClosed, write_line
 from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
 from camfabric.common.redact import redact
@@ -24,24 +26,36 @@ EXIT_USAGE: Final = 2
 app = typer.Typer(
     name="camfabric",
     help="A ZeroMQ pub/sub camera fabric. Each option has an environment variable as well.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("publish")(publish.publish)
-app.command("broker")(broker.broker)
-app.command("subscribe")(subscribe.subscribe)
-app.command("view")(view.view)
-app.command("ls")(ls.ls)
-app.command("top")(top.top)
-app.command("demo")(demo.demo)
+_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "publish": publish.publish,
+    "broker": broker.broker,
+    "subscribe": subscribe.subscribe,
+    "view": view.view,
+    "ls": ls.ls,
+    "top": top.top,
+    "demo": demo.demo,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_line(f"camfabric {version('camfabric')}")
+        raise typer.Exit
 
 
 @app.callback()
 def _configure(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error, to standard error.")] = "info",
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
 ) -> None:
     if log_level.lower() not in _LEVELS:
         raise ConfigError(
@@ -57,7 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = command.main(arguments, prog_name="camfabric", standalone_mode=False, auto_envvar_prefix="CAMFABRIC")
     except TyperException as error:
-        return _say(error.format_message() or "give a command", EXIT_USAGE)
+        message = error.format_message()
+        if message == "Missing command.":
+            message = f"give a command: {', '.join(_COMMANDS)}; camfabric --help tells more"
+        return _say(message, EXIT_USAGE)
     except ConfigError as error:
         return _say(str(error), EXIT_USAGE)
     except (FabricError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from camfabric.common.errors import ConfigError
 from camfabric.common.settings import BROKER_SUBSCRIBERS
 
-__all__ = ["Duration", "Filters", "From", "Insecure", "Json", "from_default", "positive"]
+__all__ = ["Duration", "Filters", "From", "Insecure", "Json", "from_default", "make_folder", "positive"]
 
 Filters: TypeAlias = Annotated[
     list[str] | None,
@@ -40,6 +41,20 @@ Duration: TypeAlias = Annotated[float | None, typer.Option(help="End after this 
 def from_default(endpoints: list[str] | None) -> list[str]:
     """The endpoints given, or the broker on this machine."""
     return endpoints or [BROKER_SUBSCRIBERS]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for `--save`, and see that it can be written to.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".camfabric").touch()
+        (folder / ".camfabric").unlink()
+    except OSError as error:
+        raise ConfigError(f"--save {folder}: {error.strerror}", setting="--save", value=str(folder)) from error
 
 
 def positive(value: float | None, option: str) -> None:

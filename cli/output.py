@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-__all__ = ["OutputClosed", "write_line"]
+__all__ = ["OutputClosed", "write_file", "write_line"]
 
 
 class OutputClosed(Exception):
     """Whoever read our output has gone, as `head` does."""
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that whoever looks never sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def write_line(line: str) -> None:
@@ -18,6 +26,8 @@ def write_line(line: str) -> None:
     Raises:
         OutputClosed: nobody reads any more.
     """
+    if sys.stdout is None:
+        raise OutputClosed
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -70,6 +70,7 @@ def publish(
         size=wanted_size,
         insecure=insecure,
         source=address.kind,
+        announce_at_once=False,
     ) as publisher:
         if insecure:
             logger.warning("--insecure: anybody who reaches %s can see and send pictures", publisher.endpoint)

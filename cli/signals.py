@@ -11,12 +11,15 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 __all__ = ["stopped_by_signals", "watch_signals"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE_S: Final = 1.0
+"""A process and its group are often signalled at the same time: that is one question."""
 _stops: list[Callable[[], None]] = []
 
 
@@ -27,21 +30,22 @@ def watch_signals() -> None:
 
 
 def _watch() -> None:
-    asked = False
+    asked = None
     while True:
         signal.sigwait(_SIGNALS)
         if not _stops:
             # Nothing is running yet, or any more, that would have to be ended in order.
             os._exit(0)
-        if asked:
-            os._exit(1)  # asked twice: somebody does not want to wait
-        asked = True
-        _stops[-1]()
+        if asked is None:
+            asked = time.monotonic()
+            _stops[-1]()
+        elif time.monotonic() - asked > _PATIENCE_S:
+            os._exit(1)  # asked again: somebody does not want to wait
 
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop`, in another thread, at the first SIGINT or SIGTERM; a second one ends the process at once."""
+    """Call `stop`, in another thread, at the first SIGINT or SIGTERM; one more, a second later, ends the process."""
     _stops.append(stop)
     try:
         yield

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from camfabric.cli.options import Duration, Filters, From, Insecure, Json, from_default, positive
-from camfabric.cli.output import write_line
+from camfabric.cli.options import Duration, Filters, From, Insecure, Json, from_default, make_folder, positive
+from camfabric.cli.output import write_file, write_line
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 
@@ -25,6 +27,7 @@ __all__ = ["subscribe"]
 logger = logging.getLogger(__name__)
 
 _HINT_S: Final = 3.0
+_SAVED: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z-\d+\.(jpg|png)")
 
 
 def subscribe(
@@ -61,8 +64,8 @@ def subscribe(
     ):
         taken = 0
         thinning = _Thinning(every)
-        for frame in _frames(subscriber, duration=duration, timeout=timeout):
-            if not thinning.admits(frame):
+        for received in _frames(subscriber, duration=duration, timeout=timeout):
+            if (frame := thinning.admitted(received)) is None:
                 continue
             write_line(_as_json(frame) if json_ else _as_text(frame))
             if album is not None:
@@ -132,20 +135,24 @@ def _as_text(frame: Frame) -> str:
 
 
 class _Thinning:
-    """Lets at most one frame of each camera through in an interval."""
+    """Lets at most one frame of each camera through in an interval; what it counts of the others is added to it."""
 
     def __init__(self, every_s: float | None) -> None:
         self._every_s = every_s
         self._next: dict[str, float] = {}
+        self._owed: dict[str, tuple[int, int]] = {}
 
-    def admits(self, frame: Frame) -> bool:
-        now = time.monotonic()
+    def admitted(self, frame: Frame) -> Frame | None:
         if self._every_s is None:
-            return True
+            return frame
+        now = time.monotonic()
+        missed, dropped = self._owed.pop(frame.camera, (0, 0))
+        frame = replace(frame, missed=frame.missed + missed, dropped=frame.dropped + dropped)
         if now < self._next.get(frame.camera, 0.0):
-            return False
+            self._owed[frame.camera] = (frame.missed, frame.dropped + 1)
+            return None
         self._next[frame.camera] = now + self._every_s
-        return True
+        return frame
 
 
 class _Album:
@@ -154,10 +161,7 @@ class _Album:
     def __init__(self, folder: Path, keep: int | None) -> None:
         self._folder = folder
         self._keep = keep
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--save {folder}: {error.strerror}", setting="--save", value=str(folder)) from error
+        make_folder(folder)
 
     def save(self, frame: Frame) -> None:
         from camfabric.common.codecs import decode
@@ -174,18 +178,13 @@ class _Album:
             logger.warning("not saved: %s", error)
             return
         if frame.codec is Codec.JPEG:
-            self._write(folder / f"{name}.jpg", bytes(frame.payload))
+            write_file(folder / f"{name}.jpg", bytes(frame.payload))
         else:
             import cv2
 
-            self._write(folder / f"{name}.png", cv2.imencode(".png", image)[1].tobytes())
+            write_file(folder / f"{name}.png", cv2.imencode(".png", image)[1].tobytes())
         if self._keep is not None:
-            pictures = sorted(path for path in folder.iterdir() if path.suffix in {".jpg", ".png"})
+            # Its own alone: there may be others, and a camera's folder may end in .jpg.
+            pictures = sorted(path for path in folder.iterdir() if _SAVED.fullmatch(path.name) and path.is_file())
             for path in pictures[: -self._keep]:
                 path.unlink()
-
-    def _write(self, path: Path, data: bytes) -> None:
-        # Whoever looks into the folder never sees half a picture.
-        part = path.with_suffix(".part")
-        part.write_bytes(data)
-        part.replace(path)

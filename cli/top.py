@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
@@ -18,6 +19,9 @@ __all__ = ["state_cell", "top"]
 
 _COLORS: Final = {"live": "green", "idle": "cyan", "stalled": "yellow", "offline": "red"}
 _REFRESH_S: Final = 0.5
+_WIDE: Final = 110
+"""Columns of a terminal from which on all columns of the table are shown."""
+_MIN_WIDTHS: Final = {"camera": 10, "state": 12}
 
 
 def top(filters: Filters = None, from_: From = None, duration: Duration = None, insecure: Insecure = False) -> None:
@@ -39,7 +43,8 @@ def top(filters: Filters = None, from_: From = None, duration: Duration = None, 
         Live(console=console, auto_refresh=False, screen=console.is_terminal) as live,
     ):
         while not stop.wait(_REFRESH_S) and (end is None or time.monotonic() < end):
-            live.update(_table(subscriber.cameras(), rates, ", ".join(endpoints)), refresh=True)
+            table = _table(subscriber.cameras(), rates, ", ".join(endpoints), wide=console.width >= _WIDE)
+            live.update(table, refresh=True)
     if not console.is_terminal:
         console.print()  # rich leaves out the end of the last line there
 
@@ -69,7 +74,7 @@ class _Rates:
         return rate
 
 
-def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str) -> Table:
+def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str, *, wide: bool) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -81,25 +86,26 @@ def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name, justify in (
-        ("camera", "left"), ("state", "left"), ("fps in", "right"), ("fps out", "right"), ("Mbit/s", "right"),
-        ("size", "right"), ("codec", "left"), ("source", "left"), ("dropped", "right"), ("watched", "left"),
-        ("hops", "right"), ("up", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "state", min_width=7 if name == "state" else None)  # type: ignore[arg-type]
+    cells: dict[str, Callable[[Status], str]] = {
+        "camera": lambda status: status.camera,
+        "state": state_cell,
+        "fps in": lambda status: f"{status.fps_in:.1f}",
+        "fps out": lambda status: f"{status.fps_out:.1f}",
+        "Mbit/s": lambda status: f"{rates.mbit_s(status):.1f}",
+        "size": lambda status: f"{status.width}x{status.height}" if status.width else "-",
+        "watched": lambda status: "yes" if status.watched else "no",
+    }
+    if wide:
+        cells |= {
+            "codec": lambda status: status.codec,
+            "source": lambda status: status.source,
+            "dropped": lambda status: str(status.dropped),
+            "hops": lambda status: str(status.hops),
+            "up": lambda status: f"{status.uptime_ms // 1000} s",
+        }
+    for name in cells:
+        numbers = name in ("fps in", "fps out", "Mbit/s", "size", "dropped", "hops", "up")
+        table.add_column(name, justify="right" if numbers else "left", min_width=_MIN_WIDTHS.get(name))
     for status in cameras.values():
-        table.add_row(
-            status.camera,
-            state_cell(status),
-            f"{status.fps_in:.1f}",
-            f"{status.fps_out:.1f}",
-            f"{rates.mbit_s(status):.1f}",
-            f"{status.width}x{status.height}" if status.width else "-",
-            status.codec,
-            status.source,
-            str(status.dropped),
-            "yes" if status.watched else "no",
-            str(status.hops),
-            f"{status.uptime_ms // 1000} s",
-        )
+        table.add_row(*(cell(status) for cell in cells.values()))
     return table

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.output import write_file
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 
@@ -74,7 +75,9 @@ def _save(mosaic: Mosaic, folder: Path) -> None:
     import cv2
 
     path = folder / time.strftime("camfabric-%Y%m%d-%H%M%S.png")
-    if cv2.imwrite(str(path), mosaic.draw()):
-        logger.info("saved %s", path)
+    try:
+        write_file(path, cv2.imencode(".png", mosaic.draw())[1].tobytes())
+    except OSError as error:
+        logger.error("cannot save %s: %s", path, error.strerror)
     else:
-        logger.error("cannot save %s: is the folder there, and may it be written?", path)
+        logger.info("saved %s", path)

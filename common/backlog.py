@@ -30,6 +30,7 @@ __all__ = ["Backlog"]
 
 logger = logging.getLogger(__name__)
 
+_MAX_REPORTED: Final = 1000
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -57,6 +58,7 @@ class Backlog:
         self._clock = clock
         self._held: deque[tuple[Any, int]] = deque()
         self._peers: dict[int, _Peer] = {}
+        self._reported: dict[str, float] = {}
         self._last_cut = 0.0
 
     def counted(self, payload: Any) -> Any:
@@ -125,12 +127,24 @@ class Backlog:
             return
         with posix.socket(fileno=copy) as connection, contextlib.suppress(OSError):
             if os.fstat(copy).st_ino == peer.inode:
+                # What the kernel still holds is old as well: with no linger it is thrown away.
+                connection.setsockopt(posix.SOL_SOCKET, posix.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.shutdown(posix.SHUT_RDWR)
-                logger.warning(
-                    "the subscriber at %s is %.1f s behind: its connection is cut, to begin anew with new frames",
-                    peer.address,
-                    behind_s,
-                )
+                self._report(peer.address, behind_s)
+
+    def _report(self, address: str, behind_s: float) -> None:
+        """Say it, once an address and minute: on a thin link it happens every second or two."""
+        now = self._clock()
+        if now - self._reported.get(address, float("-inf")) < TIMES.complain_s:
+            return
+        if len(self._reported) >= _MAX_REPORTED:
+            self._reported.clear()
+        self._reported[address] = now
+        logger.warning(
+            "the subscriber at %s is %.1f s behind: its connection is cut, to begin anew with new frames",
+            address,
+            behind_s,
+        )
 
 
 def _unsent_bytes(descriptor: int) -> int:

@@ -115,4 +115,4 @@ class Frame:
         Counted from the capture on monotonic clocks, with the difference between the two machines' clocks as it was
         measured over the `clock/` channel, or taken from their wall clocks before there was an answer.
         """
-        return (time.monotonic_ns() - self.captured_monotonic_ns - self.clock_offset_ns) / 1e6
+        return max(time.monotonic_ns() - self.captured_monotonic_ns - self.clock_offset_ns, 0) / 1e6

@@ -2,7 +2,7 @@
 
 Brokers and subscribers keep one each. A name belongs to one publisher (one epoch) at a time: of two that claim it the
 one that started later wins, told by the uptime in their statuses, which needs no synchronised clocks. The other's
-frames are dropped, and that is reported. One whose source is dead comes after one that has pictures, and one that says
+frames are dropped, and that is reported. One that has no pictures comes after one that has, and one that says
 nothing for 2.5 s has lost its claim.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from camfabric.common.settings import LIMITS, TIMES
-from camfabric.common.status import OFFLINE, Status
+from camfabric.common.status import OFFLINE, STALLED, Status
 
 __all__ = ["Conflict", "Roster"]
 
@@ -85,7 +85,7 @@ class Roster:
             voice = entry.voices[status.epoch] = _Voice(now)
         silence = now - entry.last_word
         voice.spoke = now
-        voice.has_pictures = status.state != OFFLINE
+        voice.has_pictures = status.state not in (OFFLINE, STALLED)
         if voice.started == float("inf"):
             # Once, so that the jitter of the way does not make two of about one age take turns.
             voice.started = now - status.uptime_ms / 1000
@@ -126,7 +126,8 @@ class Roster:
             entry.voices[entry.owner].lost = now
             entry.owner, entry.status = epoch, None
             return True
-        if now - entry.voices[epoch].lost > _GRACE_S and not entry.reported:
+        voice = entry.voices[epoch]
+        if voice.has_pictures and now - voice.lost > _GRACE_S and not entry.reported:
             entry.reported = True
             self._conflicts.append(Conflict(camera, entry.owner, epoch))
         return False
@@ -139,6 +140,10 @@ class Roster:
         for place, epoch in enumerate(others):
             if place < surplus or now - entry.voices[epoch].spoke > _FORGET_VOICE_S:
                 del entry.voices[epoch]
+
+    def is_empty(self) -> bool:
+        """Whether no camera is known."""
+        return not self._entries
 
     def conflicts(self) -> list[Conflict]:
         """Conflicts found since the last call; each episode once."""

@@ -83,11 +83,13 @@ class Times:
     reconnect_max_ms: int = 500
     connect_timeout_ms: int = 1000
     handshake_ms: int = 3000
-    heartbeat_ms: int = 1000
-    heartbeat_timeout_ms: int = 3000
+    keepalive_s: int = 1
+    """A silent connection is probed after this, and again after each further such time ..."""
+    keepalive_count: int = 3
+    """... and dropped after so many probes without an answer."""
     tcp_maxrt_ms: int = 4000
     """A peer that acknowledges nothing for this long is dropped: a heartbeat cannot leave a full buffer."""
-    behind_s: float = 5.0
+    behind_s: float = 1.0
     """A subscriber's connection that has not taken all it was given for so long is cut, to begin anew ..."""
     behind_busy_s: float = 0.3
     """... and for so long where `queue_bytes` is used up."""

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -14,7 +15,7 @@ import zmq
 from camfabric.common import wire
 from camfabric.common.codecs import by_name, encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
-from camfabric.common.errors import ConfigError
+from camfabric.common.errors import ConfigError, FabricError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Slot
 from camfabric.common.settings import BROKER_PUBLISHERS, DEFAULT_QUALITY, TIMES
@@ -50,6 +51,7 @@ class Publisher:
         size: (width, height) in px to scale to, or None to send pictures as they are.
         insecure: allow an endpoint beyond loopback, where anybody could see and send pictures.
         source: what kind of source the status names; never an address.
+        announce_at_once: False lists the camera only once it has a picture.
 
     Raises:
         ConfigError: an argument is wrong; nothing was started.
@@ -67,6 +69,7 @@ class Publisher:
         size: tuple[int, int] | None = None,
         insecure: bool = False,
         source: str = "program",
+        announce_at_once: bool = True,
     ) -> None:
         self.camera: Final = check_camera(camera)
         self.codec: Final = by_name(codec)
@@ -76,10 +79,7 @@ class Publisher:
             raise ConfigError(
                 f"quality {quality!r}: it is a whole number from 1 to 100", setting="quality", value=quality
             )
-        if size is not None and not all(_MIN_SIDE <= side <= _MAX_SIDE for side in size):
-            raise ConfigError(
-                f"size {size[0]}x{size[1]}: each side is {_MIN_SIDE} to {_MAX_SIDE} px", setting="size", value=size
-            )
+        _check_size(size)
         address = parse_endpoint(bind or to or BROKER_PUBLISHERS, bind=bind is not None)
         require_local(address, insecure=insecure)
 
@@ -119,6 +119,7 @@ class Publisher:
             slot=self._slot,
             waker=self._waker,
             status=self._status,
+            announce_at_once=announce_at_once,
         )
         self._sender.start()
 
@@ -144,9 +145,12 @@ class Publisher:
             CodecError: the array is not such a picture; names its shape and dtype.
             WireError: `extra`, or a time, cannot be sent.
             ConfigError: the publisher is closed.
+            FabricError: its thread has failed.
         """
         if self._closed:
             raise ConfigError(f"the publisher of {self.camera} is closed", setting="camera", value=self.camera)
+        if self._sender.failed:
+            raise FabricError(f"the publisher of {self.camera} has failed: what went wrong is in the log")
         pixel_format = self._coder.check(image)
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if captured_monotonic_ns is None:
@@ -166,7 +170,7 @@ class Publisher:
             epoch=self.epoch,
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
-            extra=dict(extra) if extra else {},
+            extra=deepcopy(dict(extra)) if extra else {},
             decoded=image,
         )
         wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
@@ -255,3 +259,12 @@ class Publisher:
 
 
 _bind = bind
+
+
+def _check_size(size: Any) -> None:
+    if size is None:
+        return
+    if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int for side in size):
+        raise ConfigError(f"size {size!r}: it is (width, height) in whole pixels", setting="size", value=size)
+    if not all(_MIN_SIDE <= side <= _MAX_SIDE for side in size):
+        raise ConfigError(f"size {size!r}: each side is {_MIN_SIDE} to {_MAX_SIDE} px", setting="size", value=size)

@@ -7,21 +7,24 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
 from camfabric.common import wire
 from camfabric.common.backlog import Backlog
 from camfabric.common.codecs import encoder
-from camfabric.common.errors import CodecError, WireError
+from camfabric.common.errors import FabricError, WireError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Slot
 from camfabric.common.settings import TIMES
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints, Rate
-from camfabric.common.status import Status, pack_status
+from camfabric.common.status import LIVE, Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, REPLAY, STATUS, covers, parse_request, topic
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Image
 
 __all__ = ["Sender"]
 
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _SUBSCRIBE: Final = 1
 _CHECK_S: Final = 0.1
+_BATCH: Final = 64
+"""Subscriptions heard before the next picture: nobody can hold up the others by sending more."""
 
 
 class Sender(threading.Thread):
@@ -46,6 +51,7 @@ class Sender(threading.Thread):
         slot: Slot,
         waker: Waker,
         status: Callable[[], Status],
+        announce_at_once: bool,
     ) -> None:
         super().__init__(name=f"publish {camera}", daemon=True)
         self._socket = socket
@@ -62,12 +68,15 @@ class Sender(threading.Thread):
         self._topic = topic(CAM, camera)
         self._status_topic = topic(STATUS, camera)
         self._subscriptions: set[bytes] = set()
+        self._status_asked = False
+        self._announced = announce_at_once
         self._last: tuple[bytes, memoryview] | None = None
         self._backlog = Backlog()
         self._complaints = Complaints(logger)
         self._rate = Rate()
         self._next_seq = 0
         self.watched = False
+        self.failed = False
         self.fps_out = 0.0
         self.sent = 0
         self.sent_bytes = 0
@@ -87,10 +96,10 @@ class Sender(threading.Thread):
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._waker.fileno(), zmq.POLLIN)
         said = ("", "")
-        next_status = next_check = 0.0
+        said_at = next_check = 0.0
         try:
             while not self._stop_asked:
-                wait_s = max(0.0, next_status - time.monotonic())
+                wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
                 poller.poll(int(wait_s * 1000) + 1)
                 self._waker.clear()
                 self._hear()
@@ -100,16 +109,24 @@ class Sender(threading.Thread):
                     next_check = now + _CHECK_S
                     self._backlog.check()
                 status = self._status()
-                if time.monotonic() >= next_status or (status.state, status.reason) != said:
-                    said, next_status = (status.state, status.reason), time.monotonic() + TIMES.status_s
+                changed = (status.state, status.reason) != said
+                if now >= said_at + TIMES.status_s or changed or (self._status_asked and now >= said_at + _CHECK_S):
+                    said, said_at = (status.state, status.reason), now
+                    self._status_asked = False
                     self.fps_out = self._rate.per_second()
                     self._send_status()
             self._send_status()
+        except Exception:
+            logger.exception("the publisher of %s has failed", self._camera)
         finally:
+            self.failed = not self._stop_asked
+            self.watched = False
             self._socket.close()
 
     def _hear(self) -> None:
-        while (parts := receive(self._socket)) is not None:
+        for _ in range(_BATCH):
+            if (parts := receive(self._socket)) is None:
+                return
             data = parts[0].bytes
             if len(parts) != 1 or not data or data[0] > _SUBSCRIBE:
                 self._complaints.note("a subscriber", WireError("not a subscription", reason="parts"))
@@ -122,7 +139,7 @@ class Sender(threading.Thread):
 
     def _subscribed(self, prefix: bytes) -> None:
         if self._status_topic.startswith(prefix):
-            self._send_status()
+            self._status_asked = True
         if self._topic.startswith(prefix):
             # Only what matches is kept, so that nobody can fill this set.
             self._subscriptions.add(prefix)
@@ -154,31 +171,35 @@ class Sender(threading.Thread):
             self._socket.send_multipart(wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept), copy=False)
 
     def _encode(self, frame: Frame) -> bool:
-        image = frame.image
-        if self._size is not None and self._size != (frame.width, frame.height):
-            import cv2
-
-            shrinks = self._size[0] < frame.width
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        """Encode a picture and keep it as the last one. Returns whether that went well."""
         try:
+            image = self._scaled(frame.image)
             payload = self._coder.encode(image, quality=self._quality)
-        except CodecError as error:
+            coded = replace(
+                frame,
+                pixel_format=frame.pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
+                width=image.shape[1],
+                height=image.shape[0],
+                seq=self._next_seq,
+                encoded_ns=time.time_ns(),
+                payload=payload,
+                decoded=None,
+            )
+            self._last = (wire.pack_header(coded), payload)
+        except FabricError as error:
             self._complaints.note("the source", WireError(str(error), reason="picture"))
             return False
-        self.height, self.width = image.shape[:2]
-        coded = replace(
-            frame,
-            pixel_format=frame.pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
-            width=self.width,
-            height=self.height,
-            seq=self._next_seq,
-            encoded_ns=time.time_ns(),
-            payload=payload,
-            decoded=None,
-        )
         self._next_seq += 1
-        self._last = (wire.pack_header(coded), payload)
+        self.height, self.width = image.shape[:2]
         return True
+
+    def _scaled(self, image: Image) -> Image:
+        if self._size is None or self._size == (image.shape[1], image.shape[0]):
+            return image
+        import cv2
+
+        shrinks = self._size[0] < image.shape[1]
+        return cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def _send(self, frame: Frame) -> None:
         if not self._encode(frame) or self._last is None:
@@ -190,5 +211,9 @@ class Sender(threading.Thread):
         self.sent_bytes += len(payload)
 
     def _send_status(self) -> None:
-        message: list[Any] = [self._status_topic, pack_status(self._status())]
+        status = self._status()
+        self._announced = self._announced or status.state == LIVE
+        if not self._announced:
+            return
+        message: list[Any] = [self._status_topic, pack_status(status)]
         self._socket.send_multipart(message)

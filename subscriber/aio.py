@@ -38,6 +38,7 @@ class AsyncSubscriber:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._decode = decode
+        self._decoding: asyncio.Future[Frame | None] | None = None
         self._subscriber = Subscriber(
             endpoints,
             cameras=cameras,
@@ -61,20 +62,30 @@ class AsyncSubscriber:
         """
         deadline = None if timeout is None else self._loop.time() + timeout
         while True:
+            # A read that was cancelled while it decoded has left its frame here.
+            if self._decoding is None:
+                frame = await self._next(timeout, deadline)
+                if not self._decode:
+                    return frame
+                self._decoding = self._loop.run_in_executor(None, self._subscriber.decoded, frame)
+            decoding = self._decoding
+            picture = await asyncio.shield(decoding)
+            if self._decoding is decoding:
+                self._decoding = None
+                if picture is not None:
+                    return picture
+
+    async def _next(self, timeout: float | None, deadline: float | None) -> Frame:
+        while True:
             self._arrived.clear()
             try:
-                frame = self._subscriber.read(0)
+                return self._subscriber.read(0)
             except TimeoutError as error:
                 remaining = None if deadline is None else deadline - self._loop.time()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError(str(error).replace("within 0 s", f"within {timeout:g} s", 1)) from None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), remaining)
-                continue
-            if not self._decode:
-                return frame
-            if (picture := await asyncio.to_thread(self._subscriber.decoded, frame)) is not None:
-                return picture
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
         """Frames until the subscriber is closed."""

@@ -117,8 +117,10 @@ class Mosaic:
             return status.state.upper() + since, color, status.reason or status.state
         if frame is None:
             return "NO PICTURE YET", _AMBER, "waiting for the first picture"
-        if status is None and frame.age_ms > _LATE_MS:
-            return f"NO NEW PICTURE for {frame.age_ms / 1000:.0f} s", _AMBER, "its publisher gives no status"
+        late_ms = max(_LATE_MS, 3000 / status.fps_in) if status is not None and status.fps_in else _LATE_MS
+        if frame.age_ms > late_ms:
+            why = "its publisher gives no status" if status is None else "the camera is live, but nothing comes from it"
+            return f"NO NEW PICTURE for {frame.age_ms / 1000:.0f} s", _AMBER, why
         return LIVE, _GREEN, ""
 
     def _draw_word(self, picture: Any, state: str, word: str, color: tuple[int, int, int]) -> None:

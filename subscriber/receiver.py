@@ -12,7 +12,7 @@ from typing import Final
 import zmq
 
 from camfabric.common import wire
-from camfabric.common.errors import WireError
+from camfabric.common.errors import ConfigError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
@@ -83,6 +83,10 @@ class Receiver(threading.Thread):
     def stop(self) -> None:
         """End the thread, which closes the sockets and the mailbox, and wait for it."""
         self.ask_stop()
+        if threading.current_thread() is self:
+            raise ConfigError(
+                "a subscriber cannot be closed from its own on_status: use ask_close", setting="on_status"
+            )
         self.join()
         self._waker.close()
 
@@ -158,8 +162,7 @@ class Receiver(threading.Thread):
     def _got_status(self, link: _Link, status: Status) -> None:
         if not self.roster.heard(status):
             return
-        if self._on_status is not None:
-            self._on_status(status)
+        self._tell(status)
         if status.state == OFFLINE or self._channel is None:
             return
         if not self._clocks.knows(status.epoch):
@@ -168,6 +171,13 @@ class Receiver(threading.Thread):
             self._replayed[status.camera] = status.epoch
             if status.camera not in self._sequences:
                 self._ask(link, REPLAY, f"{self._channel}/{status.camera}")
+
+    def _tell(self, status: Status) -> None:
+        if self._on_status is not None:
+            try:
+                self._on_status(status)
+            except Exception:
+                logger.exception("on_status failed")
 
     def _ask(self, link: _Link, kind: str, rest: str) -> None:
         asked = request_topic(kind, new_nonce(), rest)
@@ -201,8 +211,7 @@ class Receiver(threading.Thread):
     def _tick(self, now: float) -> None:
         self._waker.clear()
         for status in self.roster.expire():
-            if self._on_status is not None:
-                self._on_status(status)
+            self._tell(status)
         for conflict in self.roster.conflicts():
             logger.warning(
                 "two publishers claim camera %s: the newer one (%016x) is shown, %016x is not",
@@ -214,7 +223,7 @@ class Receiver(threading.Thread):
         for link in self._links:
             for asked in [asked for asked, (asked_ns, _) in link.requests.items() if asked_ns < limit_ns]:
                 self._close_request(link, asked)
-            if self._channel is not None and self.roster.statuses() and now >= link.next_clock:
+            if self._channel is not None and not self.roster.is_empty() and now >= link.next_clock:
                 link.clocks_asked += 1
                 fast = link.clocks_asked <= TIMES.clock_fast
                 link.next_clock = now + (TIMES.clock_first_s if fast else TIMES.clock_s)

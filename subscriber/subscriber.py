@@ -39,6 +39,8 @@ class Subscriber:
         mode: "latest" or "every".
         decode: whether `read` decodes; without, frames come with their `payload`.
         insecure: allow an endpoint beyond loopback.
+        on_status: called with each camera's status that comes, in the receive thread: it must return at once.
+        notify: called after each frame that came, likewise.
 
     Raises:
         ConfigError: an argument is wrong; nothing was started.
@@ -71,7 +73,6 @@ class Subscriber:
         self._decode = decode
         self._closed = False
         self._mailbox = Mailbox(mode=mode, notify=notify)
-        self._damaged: dict[str, int] = {}
         self._context: zmq.Context[Any] = zmq.Context()
         links = []
         try:
@@ -114,7 +115,6 @@ class Subscriber:
         try:
             return replace(frame, decoded=decode_frame(frame))
         except CodecError as error:
-            self._damaged[frame.camera] = self._damaged.get(frame.camera, 0) + 1
             self._receiver.complaints.note(frame.camera, WireError(str(error), reason="picture"))
             return None
 
@@ -164,8 +164,8 @@ class Subscriber:
         """Close. Whoever waits in `read` is woken. Can be called again."""
         if self._closed:
             return
-        self._closed = True
         self._receiver.stop()
+        self._closed = True
         self._context.term()
 
     def __enter__(self) -> Self:

@@ -37,9 +37,10 @@ _WRONG: Final = [
     (["broker", "--publishers", "tcp://0.0.0.0:5550"], "--insecure"),
     (["broker", "--upstream", "tcp://127.0.0.1:*"], "port"),
     (["view", "--duration", "no"], "valid number"),
-    (["demo", "--save", "/dev/null"], "not a folder"),
+    (["demo", "--save", "/dev/null"], "exists"),
     (["--log-level", "loud", "ls"], "debug, info"),
     (["frobnicate"], "frobnicate"),
+    ([], "publish, broker, subscribe"),
 ]
 
 
@@ -178,6 +179,9 @@ def test_ls_lists_and_top_shows(camfabric: Any, start_broker: Any, feed: Any, ev
         assert "cctv/lobby" in shown
         assert "live" in shown
         assert "stalled: no picture yet" in shown
+        narrow = camfabric("top", "--duration", "1.5", "--from", broker.endpoint, env={"COLUMNS": "80"})
+        assert narrow.wait() == 0
+        assert any("cctv/lobby" in line and "live" in line for line in narrow.out)
 
 
 def test_a_closed_pipe_is_a_quiet_end(start: Any, camfabric: Any, tmp_path: Path) -> None:

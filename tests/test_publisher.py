@@ -104,6 +104,9 @@ def test_wrong_arguments_are_refused_before_anything_starts() -> None:
         {"to": ANY},
         {"to": "tcp://127.0.0.1:1", "bind": ANY},
         {"size": (1, 1)},
+        {"size": (640.5, 480)},
+        {"size": (640,)},
+        {"size": "640x480"},
     ):
         with pytest.raises(ConfigError):
             Publisher(**({"camera": "cam/1"} | arguments))
@@ -158,6 +161,55 @@ def test_a_second_subscriber_gets_it_by_replay_while_the_first_is_there(picture:
             assert third.read(timeout=5).seq == 0
         with pytest.raises(TimeoutError):
             first.read(timeout=0.2)  # nobody gets it twice
+
+
+def test_extra_fields_may_be_changed_after_send(picture: Callable[..., Any]) -> None:
+    zones: list[Any] = [1]
+    with Publisher("cam/1", bind=ANY) as publisher:
+        publisher.send(picture(), extra={"zones": zones})
+        zones.append(object())
+        with Subscriber(publisher.endpoint) as subscriber:
+            assert subscriber.read(timeout=5).extra == {"zones": [1]}
+
+
+def test_a_picture_that_cannot_be_encoded_costs_no_other(
+    picture: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, eventually: Any
+) -> None:
+    from camfabric.common.codecs import jpeg
+
+    encode = jpeg.encode
+
+    def refuse(image: Any, *, quality: int) -> memoryview:
+        if image[0, 0, 2] == 13:
+            raise CodecError("unlucky", codec="jpeg")
+        return encode(image, quality=quality)
+
+    monkeypatch.setattr(jpeg, "encode", refuse)
+    with Publisher("cam/1", bind=ANY) as publisher, Subscriber(publisher.endpoint) as subscriber:
+        for number in (12, 13, 14):
+            publisher.send(picture(number))
+            if number == 13:
+                eventually(lambda: "unlucky" in caplog.text)
+            else:
+                subscriber.read(timeout=5)
+
+
+def test_a_flood_of_subscriptions_does_not_silence_it(feed: Any) -> None:
+    context = zmq.Context()
+    flood = context.socket(zmq.XSUB)
+    flood.sndhwm = 0
+    try:
+        with Publisher("cam/1", bind=ANY) as publisher, Subscriber(publisher.endpoint, mode="every") as subscriber:
+            feed(publisher, fps=50)
+            flood.connect(publisher.endpoint)
+            subscriber.read(timeout=5)
+            for number in range(30_000):
+                flood.send(b"\x01status/" if number % 2 else b"\x01x%d" % number)
+            frames = [subscriber.read(timeout=2) for _ in range(50)]
+            assert sum(frame.missed for frame in frames) == 0
+    finally:
+        flood.close(0)
+        context.term()
 
 
 def test_the_callers_array_may_be_written_again_after_send(picture: Callable[..., Any]) -> None:

@@ -158,6 +158,18 @@ def test_a_standby_with_a_dead_source_does_not_take_turns(roster: Roster, clock:
     assert _owner(roster) == 2, "it has pictures again, and it is the newer one"
 
 
+def test_a_newcomer_without_a_picture_takes_no_live_cameras_name(roster: Roster, clock: _Clock) -> None:
+    old, new = _Publisher(roster, clock, 1, age_s=3600), _Publisher(roster, clock, 2, age_s=1)
+    for _ in range(20):
+        clock.now += 0.5
+        old.says()
+        assert old.sends()
+        assert not new.says("stalled", reason="no picture yet")
+    assert roster.conflicts() == [], "it interleaves nothing"
+    assert new.says()
+    assert not old.sends()
+
+
 def test_two_with_dead_sources_do_not_take_turns(roster: Roster, clock: _Clock) -> None:
     old, new = _Publisher(roster, clock, 1, age_s=3600), _Publisher(roster, clock, 2, age_s=10)
     owners = []

@@ -126,6 +126,7 @@ def test_a_camera_that_reboots(
     camfabric("publish", url, "--camera", "a", "--to", broker.to)
     with Subscriber(broker.endpoint) as subscriber:
         first = subscriber.read(timeout=20)
+        eventually(lambda: "a" in subscriber.cameras())
         camera.kill()
         eventually(lambda: subscriber.cameras()["a"].state in ("stalled", "offline"), within_s=15)
         eventually(lambda: subscriber.cameras()["a"].state == "offline", within_s=15)

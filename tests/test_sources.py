@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -64,6 +65,30 @@ def test_a_file_is_paced_by_its_own_timestamps_and_ends(tmp_path: Path) -> None:
     assert [int(shot.image.mean()) for shot in shots] == sorted(int(shot.image.mean()) for shot in shots)
     span_s = (shots[-1].captured_monotonic_ns - shots[0].captured_monotonic_ns) / 1e9
     assert 0.4 < span_s < 1.5
+
+
+def test_a_bare_stream_without_times_is_paced_by_its_rate_and_can_be_looped(tmp_path: Path) -> None:
+    path = _write_video(tmp_path / "v.h264", frames=10, fps=25)
+    shots = _open(str(path), Wanted(label="x", loop=True)).shots()
+    first = [next(shots) for _ in range(10)]
+    assert next(shots).image.shape == (48, 64, 3)
+    assert (first[-1].captured_monotonic_ns - first[0].captured_monotonic_ns) / 1e9 > 0.25
+
+
+def test_capture_times_of_reordered_pictures_are_even() -> None:
+    from fractions import Fraction
+
+    from camfabric.publisher.sources.media import _Arrivals
+
+    # Shown 0 1 2 3 4 5 6, sent 0 4 2 1 3 6 5: as with a pyramid of B-frames. 40 ms a picture, 5 ms on the way.
+    arrivals = _Arrivals(Fraction(1, 25))
+    came = {}
+    for place, pts in enumerate((0, 4, 2, 1, 3, 6, 5)):
+        came[pts] = 10**9 + place * 40_000_000 + 5_000_000
+        arrivals.came(pts, came[pts])
+    captured = [arrivals.captured_ns(pts) for pts in (0, 1, 2, 3)]
+    assert [after - before for before, after in itertools.pairwise(captured)] == [40_000_000] * 3
+    assert all(captured[pts] <= came[pts] for pts in range(4))
 
 
 def test_a_looped_file_goes_on(tmp_path: Path) -> None:
@@ -211,6 +236,8 @@ def test_a_stream_that_breaks_off_is_opened_again_and_the_status_says_so(mjpeg: 
         try:
             epoch = subscriber.read(timeout=10).epoch
 
+            eventually(lambda: "cam/1" in subscriber.cameras())
+
             def states() -> bool:
                 status = subscriber.cameras()["cam/1"]
                 if not seen or seen[-1] != (status.state, status.reason):
@@ -240,6 +267,7 @@ def test_a_stream_that_hangs_is_stalled_and_then_failed(
         thread.start()
         try:
             subscriber.read(timeout=10)
+            eventually(lambda: "cam/1" in subscriber.cameras())
             mjpeg.hang.set()
             eventually(lambda: subscriber.cameras()["cam/1"].state == "stalled", within_s=8)
             eventually(lambda: subscriber.cameras()["cam/1"].state == "offline", within_s=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -241,6 +242,39 @@ def test_async_reads_iterates_times_out_and_closes(feed: Any) -> None:
                 await subscriber.read(timeout=1)
 
     asyncio.run(run())
+
+
+def test_a_cancelled_async_read_loses_no_frame(picture: Callable[..., Any]) -> None:
+    async def run() -> None:
+        with Publisher("cam/1", bind=ANY) as publisher:
+            async with AsyncSubscriber(publisher.endpoint, mode="every") as subscriber:
+                seqs: list[int] = []
+                while not publisher.watched:
+                    await asyncio.sleep(0.01)
+                for number in range(60):
+                    publisher.send(picture(number, width=640, height=480))
+                    waiting = asyncio.create_task(subscriber.read())
+                    await asyncio.sleep(0.004)
+                    waiting.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        seqs.append((await waiting).seq)
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        seqs.append((await subscriber.read(timeout=0.5)).seq)
+                assert seqs == list(range(seqs[-1] + 1))
+
+    asyncio.run(run())
+
+
+def test_a_callback_that_fails_ends_nothing(feed: Any, start_broker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_status: Any) -> None:
+        raise RuntimeError("from the callback")
+
+    with Publisher("cam/1", bind=ANY) as publisher, Subscriber(publisher.endpoint, on_status=fail) as subscriber:
+        feed(publisher)
+        for _ in range(5):
+            subscriber.read(timeout=5)
+    assert "from the callback" in caplog.text
 
 
 def test_async_decoding_leaves_the_loop_free(feed: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSource", "UrlSource"]
 
-_REORDERED: Final = 64
-"""Packets whose arrival is remembered until their pictures come out of the decoder."""
+_REMEMBERED: Final = 64
+"""Packets whose delay is remembered."""
+_MAX_DELAY_NS: Final = 2_000_000_000
+_DEFAULT_FPS: Final = 25
 _MAX_GAP_S: Final = 60.0
 """Timestamps of a file that jump further ahead are taken for damaged."""
 _BRACKETS: Final = re.compile(r"\[Errno -?\d+\] |: '.*'$|; .*$")
@@ -94,30 +97,30 @@ class FileSource:
         """
         import av
 
-        stream = self._container.streams.video[0]
-        turn = 0.0
         while True:
+            stream = self._container.streams.video[0]
+            interval_s = 1 / float(stream.average_rate or stream.guessed_rate or _DEFAULT_FPS)
             pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
-            last = first = None
+            count = 0
             try:
                 for picture in self._container.decode(stream):
-                    at = picture.time if picture.time is not None else turn
-                    first = at if first is None else first
-                    last = at
                     image = picture.to_ndarray(format="bgr24")
-                    if not pacer.wait(at):
+                    # A bare stream, such as a .h264 file, has no times: then its rate has to do.
+                    if not pacer.wait(count * interval_s if picture.time is None else picture.time):
                         return
+                    count += 1
                     yield Shot(image, time.monotonic_ns())
             except av.FFmpegError as error:
                 # A damaged end is an end; a file that gives nothing at all is an error.
-                if last is None:
+                if not count:
                     raise _translate(error, str(self._path), "cannot be read") from error
-            if last is None:
+            if not count:
                 raise SourceError(f"{self._path} has no pictures", source=str(self._path))
-            rate = float(stream.average_rate or 25)
-            if self._stop.wait(1 / rate) or not self._loop:
+            if self._stop.wait(interval_s) or not self._loop:
                 return
-            self._container.seek(0)
+            # Opened anew, because not every file can be wound back.
+            self._container.close()
+            self._container = _open(str(self._path), {}, None)
 
     def close(self) -> None:
         """Close the file."""
@@ -142,7 +145,7 @@ class UrlSource:
         import av
 
         stream = self._container.streams.video[0]
-        arrivals = _Arrivals()
+        arrivals = _Arrivals(stream.time_base)
         try:
             for packet in self._container.demux(stream):
                 arrivals.came(packet.pts, time.monotonic_ns())
@@ -157,32 +160,34 @@ class UrlSource:
 
 
 class _Arrivals:
-    """When each packet came, to tell when a picture was captured once it comes out of the decoder.
+    """When packets came, to tell when a picture was captured once it comes out of the decoder.
 
-    With B-frames packets come in decoding order. A picture was captured before every picture that is shown after it, so
-    its time is the earliest arrival among those and its own; thus times never run backwards.
+    With B-frames packets come in decoding order, and some later than pictures that are shown after them. The camera's
+    own times are even, so they are taken, moved by the smallest delay seen among the last packets.
     """
 
-    def __init__(self) -> None:
-        self._came: OrderedDict[int, int] = OrderedDict()
+    def __init__(self, time_base: Fraction | None) -> None:
+        self._tick_ns = float(time_base * 10**9) if time_base else 0.0
+        self._delays_ns: deque[float] = deque(maxlen=_REMEMBERED)
         self._last_ns = 0
+        self._captured_ns = 0
 
     def came(self, pts: int | None, now_ns: int) -> None:
         """A packet came."""
         self._last_ns = now_ns
         if pts is not None:
-            self._came[pts] = now_ns
-            if len(self._came) > _REORDERED:
-                self._came.popitem(last=False)
+            self._delays_ns.append(now_ns - pts * self._tick_ns)
 
     def captured_ns(self, pts: int | None) -> int:
-        """When the picture of that presentation time was captured, as well as one can tell; monotonic."""
-        if pts is None:
-            return min(self._came.values(), default=self._last_ns)
-        captured_ns = min((at_ns for shown, at_ns in self._came.items() if shown >= pts), default=self._last_ns)
-        for shown in [shown for shown in self._came if shown <= pts]:
-            del self._came[shown]
-        return captured_ns
+        """When the picture of that time was captured, as well as one can tell; never before the last one."""
+        captured_ns = self._last_ns
+        if pts is not None and self._delays_ns:
+            captured_ns = int(pts * self._tick_ns + min(self._delays_ns))
+        if not self._last_ns - _MAX_DELAY_NS <= captured_ns <= self._last_ns:
+            # The camera's times have jumped: the arrival is the better word for as long as the jump is remembered.
+            captured_ns = self._last_ns
+        self._captured_ns = max(captured_ns, self._captured_ns)
+        return self._captured_ns
 
 
 def _decoded(packet: av.Packet[Any]) -> list[av.video.VideoFrame]:
