@@ -38,7 +38,8 @@ def _have_gstreamer() -> bool:
 def _have_windows() -> bool:
     import cv2
 
-    return shutil.which("Xvfb") is not None and bool(cv2.currentUIFramework())
+    programs = all(shutil.which(program) for program in ("Xvfb", "xwd", "xdotool"))
+    return programs and bool(cv2.currentUIFramework())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,7 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-rtsp"
             " gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad",
         ),
-        ("window", _have_windows, "apt-get install xvfb x11-apps libgl1 libglib2.0-0, and opencv-python not -headless"),
+        (
+            "window",
+            _have_windows,
+            "apt-get install xvfb x11-apps xdotool libgl1 libglib2.0-0, and opencv-python not -headless",
+        ),
     )
     for mark, have, how in wants:
         marked = [item for item in items if item.get_closest_marker(mark)]

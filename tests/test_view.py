@@ -68,10 +68,6 @@ def test_view_shows_a_camera_and_says_when_it_is_dead(
 def test_the_keys_s_and_q(
     camfabric: Any, start_broker: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path, start: Any
 ) -> None:
-    import shutil
-
-    if shutil.which("xdotool") is None:
-        pytest.skip("needs xdotool: apt-get install xdotool")
     broker = start_broker()
     camfabric("publish", "test://", "--camera", "a", "--to", broker.to)
     view = camfabric("view", "--from", broker.endpoint, "--save", str(tmp_path), env={"DISPLAY": screen})
