@@ -159,9 +159,12 @@ class _Album:
     """A folder of saved pictures: JPEG as it came, raw as PNG."""
 
     def __init__(self, folder: Path, keep: int | None) -> None:
+        from camfabric.common.codecs import prepare
+
         self._folder = folder
         self._keep = keep
         make_folder(folder)
+        prepare()
 
     def save(self, frame: Frame) -> None:
         from camfabric.common.codecs import decode

@@ -86,6 +86,8 @@ class Publisher:
         self.epoch: Final = secrets.randbits(64)
         self._coder = encoder(self.codec)
         self._source = source
+        self._size = size
+        self._shape = (0, 0)
         self._insecure = not address.is_local
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -157,6 +159,7 @@ class Publisher:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
+        self._shape = self._size or (image.shape[1], image.shape[0])
         recovered = self._count(monotonic_ns / 1e9)
         watched = self._sender.watched
         if copy:
@@ -223,8 +226,8 @@ class Publisher:
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             time_ns=time.time_ns(),
             codec=self.codec.name.lower(),
-            width=sender.width,
-            height=sender.height,
+            width=self._shape[0],
+            height=self._shape[1],
             fps_in=round(fps_in, 2),
             fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
             sent=sender.sent,

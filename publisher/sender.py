@@ -81,8 +81,6 @@ class Sender(threading.Thread):
         self.sent = 0
         self.sent_bytes = 0
         self.dropped = 0
-        self.width = 0
-        self.height = 0
 
     def stop(self) -> None:
         """End the thread, which says goodbye and closes the socket, and wait for it."""
@@ -190,7 +188,6 @@ class Sender(threading.Thread):
             self._complaints.note("the source", WireError(str(error), reason="picture"))
             return False
         self._next_seq += 1
-        self.height, self.width = image.shape[:2]
         return True
 
     def _scaled(self, image: Image) -> Image:
