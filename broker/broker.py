@@ -43,6 +43,8 @@ class _Inlet:
     endpoint: str
     socket: Socket
     upstream: Endpoint | None = None
+    refused: bool = False
+    """The upstream leads back to this broker, and is disconnected."""
 
 
 @dataclass(slots=True)
@@ -321,11 +323,11 @@ class Broker:
         self._send([name, wire.pack_map({"v": 1, "hops": hops + 1})])
 
     def _refuse_circle(self, inlet: _Inlet) -> None:
-        if inlet.upstream is None:
+        if inlet.upstream is None or inlet.refused:
             return
+        inlet.refused = True
         logger.error("upstream %s leads back to this broker: refused", inlet.endpoint)
         inlet.socket.disconnect(inlet.upstream.text)
-        inlet.upstream = None
 
     def _send(self, parts: list[Any]) -> None:
         for outlet in self._outlets:

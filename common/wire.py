@@ -27,6 +27,7 @@ __all__ = [
     "ClockAnswer",
     "Peek",
     "check_version",
+    "copy_extra",
     "pack_clock",
     "pack_extra",
     "pack_header",
@@ -142,6 +143,16 @@ def pack_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> bytes:
     if len(packed) > room:
         raise WireError(f"extra fields of {len(packed)} bytes; at most {room} fit", reason="size")
     return packed
+
+
+def copy_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> Mapping[str, Any]:
+    """The user's own fields as a receiver will have them; what is changed in `extra` afterwards is not in it.
+
+    Raises:
+        WireError: they cannot be sent.
+    """
+    copied: Mapping[str, Any] = msgpack.unpackb(memoryview(pack_extra(extra, limits=limits))[2:])
+    return copied
 
 
 def peek(header: Buffer, *, limits: Limits = LIMITS) -> Peek:

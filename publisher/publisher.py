@@ -6,7 +6,6 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from copy import deepcopy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -120,7 +119,8 @@ class Publisher:
             size=size,
             slot=self._slot,
             waker=self._waker,
-            status=self._status,
+            state=self._state,
+            status=self.status,
             announce_at_once=announce_at_once,
         )
         self._sender.start()
@@ -173,7 +173,7 @@ class Publisher:
             epoch=self.epoch,
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
-            extra=deepcopy(dict(extra)) if extra else {},
+            extra=wire.copy_extra(extra) if extra else {},
             decoded=image,
         )
         wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
@@ -206,17 +206,20 @@ class Publisher:
         if changed:
             self._waker.wake()
 
-    def status(self) -> Status:
-        """The camera's status as it is published."""
-        return self._status()
-
-    def _status(self) -> Status:
-        sender = self._sender
+    def _state(self) -> tuple[str, str]:
+        """The camera's state, and the reason where it is not live."""
         with self._lock:
             state, reason = self._said
             silence = time.monotonic() - self._last_picture if self._last_picture else 0.0
             if state == LIVE and silence > max(TIMES.stalled_s, 3 * self._interval_s):
-                state, reason = STALLED, f"no picture for {silence:.0f} s"
+                return STALLED, f"no picture for {silence:.0f} s"
+        return state, reason
+
+    def status(self) -> Status:
+        """The camera's status as it is published."""
+        sender = self._sender
+        state, reason = self._state()
+        with self._lock:
             fps_in = self._rate_in.per_second() if state == LIVE else 0.0
         return Status(
             camera=self.camera,

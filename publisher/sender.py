@@ -50,6 +50,7 @@ class Sender(threading.Thread):
         size: tuple[int, int] | None,
         slot: Slot,
         waker: Waker,
+        state: Callable[[], tuple[str, str]],
         status: Callable[[], Status],
         announce_at_once: bool,
     ) -> None:
@@ -63,6 +64,7 @@ class Sender(threading.Thread):
         self._size = size
         self._slot = slot
         self._waker = waker
+        self._state = state
         self._status = status
         self._stop_asked = False
         self._topic = topic(CAM, camera)
@@ -106,10 +108,10 @@ class Sender(threading.Thread):
                 if (now := time.monotonic()) >= next_check:
                     next_check = now + _CHECK_S
                     self._backlog.check()
-                status = self._status()
-                changed = (status.state, status.reason) != said
-                if now >= said_at + TIMES.status_s or changed or (self._status_asked and now >= said_at + _CHECK_S):
-                    said, said_at = (status.state, status.reason), now
+                state = self._state()
+                asked = self._status_asked and now >= said_at + _CHECK_S
+                if now >= said_at + TIMES.status_s or state != said or asked:
+                    said, said_at = state, now
                     self._status_asked = False
                     self.fps_out = self._rate.per_second()
                     self._send_status()

@@ -69,7 +69,11 @@ class AsyncSubscriber:
                     return frame
                 self._decoding = self._loop.run_in_executor(None, self._subscriber.decoded, frame)
             decoding = self._decoding
-            picture = await asyncio.shield(decoding)
+            try:
+                picture = await asyncio.shield(decoding)
+            except Exception:
+                self._decoding = None
+                raise
             if self._decoding is decoding:
                 self._decoding = None
                 if picture is not None:

@@ -179,6 +179,7 @@ def test_brokers_in_a_circle_are_refused(
     broker = start_broker(subscribers=[one], upstreams=[two])
     start_broker(subscribers=[two], upstreams=[one])
     eventually(lambda: caplog.text.count("leads back to this broker: refused") >= 1)
+    assert broker.broker.publishers == [broker.to], "a refused upstream is no endpoint for publishers"
     with Publisher("a", to=broker.to) as publisher, Subscriber(broker.endpoint, mode="every") as subscriber:
         feed(publisher)
         seqs = [subscriber.read(timeout=5).seq for _ in range(50)]

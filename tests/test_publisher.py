@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_times_that_cannot_travel_are_refused_where_they_are_given(picture: Call
 
 def test_extra_fields_that_cannot_travel_are_refused_where_they_are_given(picture: Callable[..., Any]) -> None:
     with Publisher("cam/1", bind=ANY) as publisher:
-        for extra in ({"f": object()}, {3: "x"}, {"big": b"x" * 70_000}):
+        for extra in ({"f": object()}, {"lock": threading.Lock()}, {3: "x"}, {"big": b"x" * 70_000}):
             with pytest.raises(WireError):
                 publisher.send(picture(), extra=extra)  # type: ignore[arg-type]
 
