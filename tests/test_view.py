@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.window
+pytestmark = [pytest.mark.window, pytest.mark.timeout(150)]
 
 
 @pytest.fixture
 def screen(start: Any, eventually: Any) -> str:
     """A virtual screen of 1280 x 800; its name for DISPLAY."""
     # With -displayfd the server takes a free number and says which.
-    server = start("bash", "-c", "exec Xvfb -displayfd 1 -screen 0 1280x800x24 -nolisten tcp 2>/dev/null")
+    server = start("bash", "-c", "exec Xvfb -displayfd 1 -screen 0 1280x800x24 -nolisten tcp -noreset 2>/dev/null")
     eventually(lambda: server.out, within_s=20)
     return f":{server.out[0]}"
 
@@ -45,13 +45,35 @@ def _is_scene(image: Any) -> bool:
     return int(((red > 220) & (green > 200) & (blue < 120)).sum()) > 400
 
 
+@pytest.fixture
+def show(camfabric: Any, screen: str, screenshot: Callable[[], Any], eventually: Any) -> Callable[..., Any]:
+    """Start a command and wait until its window shows the scene.
+
+    On a bare X server, without a window manager, a new window of OpenCV's stays black now and then: 1 of 59 that had
+    nothing of this project in them. Then the program is started again, twice at most.
+    """
+
+    def run(*command: str, seen: Callable[[], bool] = lambda: _is_scene(screenshot())) -> Any:
+        for _ in range(3):
+            process = camfabric(*command, env={"DISPLAY": screen})
+            try:
+                eventually(seen, within_s=15, every_s=0.3)
+            except AssertionError:
+                assert process.status is None, process.err
+                process.kill()
+            else:
+                return process
+        raise AssertionError(f"{command} showed nothing three times")
+
+    return run
+
+
 def test_view_shows_a_camera_and_says_when_it_is_dead(
-    camfabric: Any, start_broker: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path
+    camfabric: Any, start_broker: Any, show: Any, screenshot: Any, eventually: Any, tmp_path: Path
 ) -> None:
     broker = start_broker()
     cameras = [camfabric("publish", "test://", "--camera", name, "--to", broker.to) for name in ("cctv/1", "cctv/2")]
-    view = camfabric("view", "cctv", "--from", broker.endpoint, "--save", str(tmp_path), env={"DISPLAY": screen})
-    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+    view = show("view", "cctv", "--from", broker.endpoint, "--save", str(tmp_path))
 
     def left_is_grey() -> bool:
         shot = screenshot()[100:600, 20:600]
@@ -66,12 +88,11 @@ def test_view_shows_a_camera_and_says_when_it_is_dead(
 
 
 def test_the_keys_s_and_q(
-    camfabric: Any, start_broker: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path, start: Any
+    camfabric: Any, start_broker: Any, screen: str, show: Any, eventually: Any, tmp_path: Path, start: Any
 ) -> None:
     broker = start_broker()
     camfabric("publish", "test://", "--camera", "a", "--to", broker.to)
-    view = camfabric("view", "--from", broker.endpoint, "--save", str(tmp_path), env={"DISPLAY": screen})
-    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+    view = show("view", "--from", broker.endpoint, "--save", str(tmp_path))
 
     def press(key: str) -> None:
         # A bare X server has no window manager that would give the window the focus.
@@ -88,23 +109,17 @@ def test_the_keys_s_and_q(
     assert view.wait() == 0
 
 
-def test_the_demo_opens_its_window_where_there_is_a_screen(
-    camfabric: Any, screen: str, screenshot: Any, eventually: Any
-) -> None:
-    demo = camfabric("demo", env={"DISPLAY": screen})
-
+def test_the_demo_opens_its_window_where_there_is_a_screen(show: Any, screenshot: Any) -> None:
     def all_four() -> bool:
         shot = screenshot()
         return all(_is_scene(shot[top : top + 360, left : left + 640]) for top in (0, 360) for left in (0, 640))
 
-    eventually(all_four, within_s=40, every_s=0.3)
+    demo = show("demo", seen=all_four)
     demo.signal(signal.SIGINT)
     assert demo.wait() == 0
 
 
-def test_the_preview_of_an_h264_file_does_not_hang(
-    camfabric: Any, screen: str, screenshot: Any, eventually: Any, tmp_path: Path
-) -> None:
+def test_the_preview_of_an_h264_file_does_not_hang(show: Any, screenshot: Any, eventually: Any, tmp_path: Path) -> None:
     # Importing PyAV before OpenCV makes OpenCV's windows hang for ever.
     av = pytest.importorskip("av")
     from camfabric.publisher.sources.scene import Scene
@@ -120,10 +135,7 @@ def test_the_preview_of_an_h264_file_does_not_hang(
         for packet in stream.encode():
             container.mux(packet)
     endpoint = f"ipc://{tmp_path}/s"
-    publish = camfabric(
-        "publish", str(path), "--loop", "--camera", "a", "--bind", endpoint, "--preview", env={"DISPLAY": screen}
-    )
-    eventually(lambda: _is_scene(screenshot()), within_s=40, every_s=0.3)
+    publish = show("publish", str(path), "--loop", "--camera", "a", "--bind", endpoint, "--preview")
     first = screenshot()
     eventually(lambda: (screenshot() != first).any(), every_s=0.3)  # it moves
     publish.signal(signal.SIGINT)
