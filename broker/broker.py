@@ -13,17 +13,17 @@ from typing import Any, Final
 import zmq
 
 from camfabric.broker.interest import Interest
-from camfabric.broker.pictures import Pictures
 from camfabric.common import wire
 from camfabric.common.backlog import Backlog
 from camfabric.common.endpoint import Endpoint, parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, WireError
+from camfabric.common.groups import Groups
 from camfabric.common.roster import Roster
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
 from camfabric.common.sockets import Socket, Waker, bind, connect, make_xpub, make_xsub, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import pack_status, relay_status, unpack_status
-from camfabric.common.topics import BROKER, CAM, REPLAY, STATUS, parse_request, parse_topic, topic
+from camfabric.common.topics import BROKER, CAM, CHANNELS, REPLAY, STATUS, parse_request, parse_topic, topic
 
 __all__ = ["Broker"]
 
@@ -93,7 +93,7 @@ class Broker:
         self._limits = limits
         self._insecure = any(not endpoint.is_local for endpoint in (*bound, *connected))
         self._interest = Interest()
-        self._pictures = Pictures(limits)
+        self._groups = Groups(limits)
         self._roster = Roster()
         self._complaints = Complaints(logger)
         self._streams: dict[bytes, str] = {}
@@ -183,19 +183,19 @@ class Broker:
                 )
             elif data[:1] == _SUBSCRIBE:
                 outlet.backlog.subscribed(parts[0])
-                self._subscribed(outlet, data[1:])
+                self._subscribed(outlet, parts[0], data[1:])
             else:
                 self._unsubscribed(outlet, data[1:])
 
-    def _subscribed(self, outlet: _Outlet, prefix: bytes) -> None:
+    def _subscribed(self, outlet: _Outlet, subscription: zmq.Frame, prefix: bytes) -> None:
         if topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS)):
             # Many at once are one question more: all statuses go out together, ten times a second at most.
             outlet.asked.add(prefix if len(outlet.asked) < _BATCH else topic(STATUS))
         elif (request := parse_request(prefix)) is not None and request[0] == REPLAY:
-            kept = self._pictures.get(request[2].encode() + b"/")
-            if kept is not None:
+            if kept := self._groups.get(request[2].encode() + b"/"):
                 # Answered here; the request goes no further, and its end finds nothing to take back.
-                outlet.socket.send_multipart(wire.pack_replay(prefix, [kept]), copy=False)
+                outlet.socket.send_multipart(wire.pack_replay(prefix, kept), copy=False)
+                outlet.backlog.owes(subscription, sum(len(payload) for _, payload in kept))
                 return
         if self._interest.add(prefix, outlet.number):
             self._send_up(_SUBSCRIBE + prefix)
@@ -217,9 +217,9 @@ class Broker:
         self._send_up(_UNSUBSCRIBE + prefix)
         if not prefix.startswith((b"replay/", b"clock/", b"status/")):
             # What no longer flows grows old here, and must not be handed out as the newest.
-            for stream in self._pictures.topics():
+            for stream in self._groups.topics():
                 if not self._interest.covers(stream):
-                    self._pictures.drop(stream)
+                    self._groups.drop(stream)
 
     def _send_up(self, subscription: bytes) -> None:
         for inlet in self._inlets:
@@ -238,7 +238,7 @@ class Broker:
 
     def _take(self, inlet: _Inlet, parts: list[zmq.Frame]) -> None:
         name = parts[0].bytes
-        if name.startswith(b"cam/"):
+        if name.startswith((b"cam/", b"low/")):
             self._forward_frame(name, parts)
         elif name.startswith(b"status/"):
             self._forward_status(name, parts)
@@ -262,12 +262,14 @@ class Broker:
             return
         header = wire.with_hop(header)
         if self._interest.covers(name):
-            self._pictures.keep(name, header, payload)
+            self._groups.keep(
+                name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
+            )
         self._send([parts[0], header, payload])
 
     def _new_stream(self, name: bytes) -> str:
         channel, camera = parse_topic(name)
-        if channel != CAM:
+        if channel not in CHANNELS:
             raise WireError(f"unknown channel {channel!r}", reason="topic")
         if len(self._streams) >= self._limits.cameras:
             self._streams.clear()
@@ -290,6 +292,12 @@ class Broker:
                 rivals=max(status.rivals, self._roster.rivals(status.camera)),
                 insecure=status.insecure or self._insecure,
             )
+            stream = topic(CAM, status.camera)
+            if kept := self._groups.get(stream):
+                # What the nearest one keeps is what a late joiner gets.
+                marked = replace(marked, kept=len(kept), kept_over=False)
+            elif self._groups.is_over(stream):
+                marked = replace(marked, kept=0, kept_over=True)
             self._publish_status(status.camera, relay_status(parts[1].buffer, marked))
 
     def _publish_status(self, camera: str, packed: bytes) -> None:

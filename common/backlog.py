@@ -38,13 +38,14 @@ _SIOCOUTQNSD: Final = 0x894B
 class _Peer:
     """A subscriber's connection. It is known by its descriptor, and by the inode that shows whether it is still it."""
 
-    __slots__ = ("address", "behind_since", "descriptor", "inode")
+    __slots__ = ("address", "behind_since", "descriptor", "excused_until", "inode")
 
     def __init__(self, descriptor: int, inode: int, address: str) -> None:
         self.descriptor = descriptor
         self.inode = inode
         self.address = address
         self.behind_since: float | None = None
+        self.excused_until = 0.0
 
 
 class Backlog:
@@ -82,6 +83,12 @@ class Backlog:
             if known is None or known.inode != inode:
                 self._peers[descriptor] = _Peer(descriptor, inode, str(subscription.get("Peer-Address")))
 
+    def owes(self, subscription: zmq.Frame, size_bytes: int) -> None:
+        """Give the peer that asked for a replay of that size the time that a thin link needs for it."""
+        with contextlib.suppress(zmq.ZMQError, KeyError, OSError):
+            if (peer := self._peers.get(int(subscription.get(zmq.SRCFD)))) is not None:
+                peer.excused_until = max(peer.excused_until, self._clock()) + size_bytes / self._limits.replay_bytes_s
+
     def held_bytes(self) -> int:
         """Bytes of large frames that some subscriber has not been sent yet."""
         self._held = deque((tracker, size) for tracker, size in self._held if not tracker.done)
@@ -95,13 +102,15 @@ class Backlog:
         behind = [peer for peer in self._peers.values() if peer.behind_since is not None]
         if not behind:
             return
+        full = self.held_bytes() > self._limits.queue_bytes
+        if not full and not (behind := [peer for peer in behind if now >= peer.excused_until]):
+            return
         slowest = min(behind, key=lambda peer: peer.behind_since or 0.0)
         behind_s = now - (slowest.behind_since or now)
         # One at a time: what the first one held is given back before the next is judged.
         if now - self._last_cut < TIMES.cut_pause_s:
             return
-        over = behind_s >= TIMES.behind_busy_s and self.held_bytes() > self._limits.queue_bytes
-        if over or behind_s >= TIMES.behind_s:
+        if (full and behind_s >= TIMES.behind_busy_s) or behind_s >= TIMES.behind_s:
             self._last_cut = now
             self._cut(slowest, behind_s)
 
@@ -116,6 +125,7 @@ class Backlog:
             return
         if not waiting:
             peer.behind_since = None
+            peer.excused_until = 0.0
         elif peer.behind_since is None:
             peer.behind_since = now
 

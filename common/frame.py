@@ -24,6 +24,20 @@ class Codec(enum.IntEnum):
 
     RAW = 0
     JPEG = 1
+    H264 = 2
+    """ITU-T H.264, Annex B."""
+    H265 = 3
+    """ITU-T H.265, Annex B."""
+
+    @property
+    def is_intra(self) -> bool:
+        """Whether each frame can be decoded by itself; of the others, frames need those since the last keyframe."""
+        return self in (Codec.RAW, Codec.JPEG)
+
+    @property
+    def label(self) -> str:
+        """Its name as it is shown and given: "raw", "jpeg", "h264", "h265"."""
+        return self.name.lower()
 
 
 class PixelFormat(enum.IntEnum):
@@ -92,7 +106,7 @@ class Frame:
     missed: int = 0
     """Frames lost on the way since the frame before it that this consumer got of this camera, by sequence number."""
     dropped: int = 0
-    """Frames skipped since then because this consumer was slow."""
+    """Frames skipped since then because this consumer was slow, those that were decoded but not shown among them."""
 
     @property
     def image(self) -> Image:
@@ -104,7 +118,7 @@ class Frame:
         if self.decoded is None:
             raise CodecError(
                 f"frame {self.seq} of {self.camera} is not decoded: use decode=True, or camfabric.common.codecs.decode",
-                codec=self.codec.name.lower(),
+                codec=self.codec.label,
             )
         return self.decoded
 

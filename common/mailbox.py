@@ -1,7 +1,7 @@
 """The mailbox: where threads meet, and the only place where a frame is dropped on purpose.
 
-`mode="latest"` has one slot for each camera, and the newest frame wins. `mode="every"` is one bounded queue. Either way
-nothing is decoded before it is dropped, and what is dropped is counted on the next frame of its camera.
+`mode="latest"` keeps what is needed for the newest picture of each camera. `mode="every"` is one bounded queue. Either
+way nothing is decoded before it is dropped, and what is dropped is counted on the next frame of its camera.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Frame
@@ -26,28 +26,46 @@ class Closed(Exception):
     """The mailbox is closed and empty."""
 
 
-class Slot:
-    """The newest frame of one camera, between a capturing and a sending thread."""
+T = TypeVar("T")
+
+
+class Slot(Generic[T]):
+    """The newest of something of one camera, between a capturing and a sending thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frame: Frame | None = None
+        self._newest: T | None = None
 
-    def put(self, frame: Frame) -> bool:
-        """Put a frame in place of what is there. Returns whether there was one."""
+    def put(self, newest: T) -> bool:
+        """Put something in place of what is there. Returns whether there was something."""
         with self._lock:
-            replaced, self._frame = self._frame is not None, frame
+            replaced, self._newest = self._newest is not None, newest
         return replaced
 
-    def take(self) -> Frame | None:
-        """The frame, if there is one; the slot is empty afterwards."""
+    def take(self) -> T | None:
+        """What is there, if anything; the slot is empty afterwards."""
         with self._lock:
-            frame, self._frame = self._frame, None
-        return frame
+            newest, self._newest = self._newest, None
+        return newest
+
+
+@dataclass(slots=True)
+class _Box:
+    """Of one camera. What was dropped is owed to its next frame."""
+
+    frames: deque[Frame] = field(default_factory=deque)
+    missed: int = 0
+    dropped: int = 0
+    leased: bool = False
+    overflowed: bool = False
 
 
 class Mailbox:
     """Frames on their way from a receive thread to a consumer. Safe for any number of threads.
+
+    With `mode="latest"` a camera's box holds what is needed for its newest picture: one frame of an intra-coded stream,
+    the packets since the last keyframe of an inter-coded one. One that overflows is emptied, and takes packets again
+    from the next keyframe on. With `mode="every"` there is one queue for all. Both are bounded, and count what they drop.
 
     `notify`, if given, is called after each frame put, and at the close, by the thread that does it, without the lock.
     """
@@ -57,15 +75,17 @@ class Mailbox:
     ) -> None:
         if mode not in ("latest", "every"):
             raise ConfigError(f"mode {mode!r}: it is 'latest' or 'every'", setting="mode", value=mode)
-        self._mode = mode
+        self.mode: Final = mode
         self._limits = limits
         self._notify = notify
         self._ready = threading.Condition()
-        self._newest: OrderedDict[str, Frame] = OrderedDict()
+        self._boxes: dict[str, _Box] = {}
+        self._line: OrderedDict[str, _Box] = OrderedDict()
         self._queue: deque[Frame] = deque()
-        self._queue_bytes = 0
-        self._debts: dict[str, tuple[int, int]] = {}
+        self._bytes = 0
         self._closed = False
+        self._overflowed: set[str] = set()
+        self._wanted: set[str] = set()
         self.dropped: dict[str, int] = {}
         """Frames dropped of each camera, in all."""
 
@@ -74,38 +94,65 @@ class Mailbox:
         with self._ready:
             if self._closed:
                 return
-            if self._mode == "latest":
-                self._put_newest(frame)
+            box = self._boxes.get(frame.camera)
+            if box is None:
+                box = self._boxes[frame.camera] = _Box()
+            if self.mode == "latest":
+                self._put_newest(box, frame)
             else:
                 self._put_queue(frame)
             self._ready.notify()
         if self._notify is not None:
             self._notify()
 
-    def _put_newest(self, frame: Frame) -> None:
+    def _put_newest(self, box: _Box, frame: Frame) -> None:
+        if frame.codec.is_intra or frame.keyframe:
+            self._empty(box)
+            box.overflowed = False
+            self._overflowed.discard(frame.camera)
+        elif not box.overflowed and (
+            len(box.frames) >= self._limits.backlog_frames
+            or self._bytes + _bytes_of(frame) > self._limits.backlog_bytes
+        ):
+            self._empty(box)
+            box.overflowed = True
+            self._overflowed.add(frame.camera)
+            self._line.pop(frame.camera, None)
+        if box.overflowed:
+            self._owe(box, frame)
+            return
+        box.frames.append(frame)
+        self._bytes += _bytes_of(frame)
         # A replaced frame keeps its camera's place in the line, so that a fast camera cannot starve a slow one.
-        if (skipped := self._newest.get(frame.camera)) is not None:
-            frame = self._owing(frame, skipped)
-        self._newest[frame.camera] = frame
+        if not box.leased:
+            self._line.setdefault(frame.camera, box)
+
+    def _empty(self, box: _Box) -> None:
+        for skipped in box.frames:
+            self._bytes -= _bytes_of(skipped)
+            self._owe(box, skipped)
+        box.frames.clear()
+
+    def _owe(self, box: _Box, skipped: Frame) -> None:
+        box.missed += skipped.missed
+        box.dropped += skipped.dropped + 1
+        self.dropped[skipped.camera] = self.dropped.get(skipped.camera, 0) + 1
 
     def _put_queue(self, frame: Frame) -> None:
         self._queue.append(frame)
-        self._queue_bytes += _bytes_of(frame)
+        self._bytes += _bytes_of(frame)
         while len(self._queue) > 1 and (
-            len(self._queue) > self._limits.backlog_frames or self._queue_bytes > self._limits.backlog_bytes
+            len(self._queue) > self._limits.backlog_frames or self._bytes > self._limits.backlog_bytes
         ):
             skipped = self._queue.popleft()
-            self._queue_bytes -= _bytes_of(skipped)
-            missed, dropped = self._debts.get(skipped.camera, (0, 0))
-            self._debts[skipped.camera] = (missed + skipped.missed, dropped + skipped.dropped + 1)
-            self.dropped[skipped.camera] = self.dropped.get(skipped.camera, 0) + 1
+            self._bytes -= _bytes_of(skipped)
+            self._owe(self._boxes[skipped.camera], skipped)
 
-    def _owing(self, frame: Frame, skipped: Frame) -> Frame:
-        self.dropped[frame.camera] = self.dropped.get(frame.camera, 0) + 1
-        return replace(frame, missed=frame.missed + skipped.missed, dropped=frame.dropped + skipped.dropped + 1)
-
-    def get(self, timeout: float | None = None) -> Frame:
+    def get(self, timeout: float | None = None, *, lease: bool = False) -> Frame:
         """The next frame: in turn over the cameras that have a new one, or in order of arrival for `mode="every"`.
+
+        With `lease`, frames of an inter-coded camera go to this caller alone until it calls `release`, because they
+        have to be decoded in order.
 
         Raises:
             TimeoutError: none came within `timeout` seconds.
@@ -114,26 +161,72 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._ready:
             while True:
-                if (frame := self._take()) is not None:
+                if (frame := self._next()) is not None:
+                    if lease and not frame.codec.is_intra:
+                        self._boxes[frame.camera].leased = True
+                    elif self.mode == "latest":
+                        self._line_up(frame.camera)
                     return frame
-                if self._closed:
+                if self._closed and not (self._queue or any(box.frames for box in self._boxes.values())):
                     raise Closed
+                self._wanted |= self._overflowed
+                self._overflowed.clear()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError
                 self._ready.wait(remaining)
 
-    def _take(self) -> Frame | None:
-        if self._newest:
-            return self._newest.popitem(last=False)[1]
-        if not self._queue:
+    def _next(self) -> Frame | None:
+        if self.mode == "every":
+            if not self._queue or self._boxes[self._queue[0].camera].leased:
+                return None
+            frame = self._queue.popleft()
+            self._bytes -= _bytes_of(frame)
+            return self._with_debts(frame)
+        if not self._line:
             return None
-        frame = self._queue.popleft()
-        self._queue_bytes -= _bytes_of(frame)
-        missed, dropped = self._debts.pop(frame.camera, (0, 0))
-        if missed or dropped:
-            frame = replace(frame, missed=frame.missed + missed, dropped=frame.dropped + dropped)
+        return self._pop(self._line.popitem(last=False)[1])
+
+    def _pop(self, box: _Box) -> Frame:
+        frame = box.frames.popleft()
+        self._bytes -= _bytes_of(frame)
+        return self._with_debts(frame)
+
+    def _with_debts(self, frame: Frame) -> Frame:
+        box = self._boxes[frame.camera]
+        if box.missed or box.dropped:
+            frame = replace(frame, missed=frame.missed + box.missed, dropped=frame.dropped + box.dropped)
+            box.missed = box.dropped = 0
         return frame
+
+    def _line_up(self, camera: str) -> None:
+        box = self._boxes[camera]
+        if box.frames and not box.leased:
+            self._line.setdefault(camera, box)
+
+    def has_more(self, camera: str) -> bool:
+        """Whether there is another frame of a camera that this caller has leased. Always false for `mode="every"`."""
+        with self._ready:
+            return bool(self._boxes[camera].frames)
+
+    def get_more(self, camera: str) -> Frame | None:
+        """The next frame of a camera that this caller has leased, or None where there is none now."""
+        with self._ready:
+            box = self._boxes[camera]
+            return self._pop(box) if box.frames else None
+
+    def release(self, camera: str) -> None:
+        """Give a leased camera back."""
+        with self._ready:
+            self._boxes[camera].leased = False
+            self._line_up(camera)
+            self._ready.notify_all()
+
+    def overflowed(self) -> set[str]:
+        """The cameras whose box has overflowed and whose consumer has come back since; each is named once."""
+        with self._ready:
+            wanted, self._wanted = self._wanted, set()
+        return wanted
 
     def close(self) -> None:
         """Take no more frames; whoever waits is woken. What is there can still be got."""

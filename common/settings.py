@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BROKER_PUBLISHERS", "BROKER_SUBSCRIBERS", "DEFAULT_QUALITY", "LIMITS", "TIMES", "Limits", "Times"]
+__all__ = [
+    "BROKER_PUBLISHERS",
+    "BROKER_SUBSCRIBERS",
+    "COPY",
+    "DEFAULT_GOP",
+    "DEFAULT_LOW",
+    "DEFAULT_QUALITY",
+    "LIMITS",
+    "TIMES",
+    "Limits",
+    "Times",
+]
 
 BROKER_PUBLISHERS = "tcp://127.0.0.1:5550"
 """Where a broker takes publishers."""
@@ -12,6 +23,12 @@ BROKER_SUBSCRIBERS = "tcp://127.0.0.1:5551"
 """Where a broker serves subscribers."""
 DEFAULT_QUALITY = 80
 """JPEG quality, 1 to 100."""
+DEFAULT_GOP = 60
+"""Pictures from one keyframe to the next, where they are encoded here."""
+DEFAULT_LOW = "320x180@5"
+"""The small picture: what it fits into, and pictures a second."""
+COPY = "copy"
+"""What stands for the source's own codec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +41,8 @@ class Limits:
     """One part of a message: an 8K BGR picture is 100 MB."""
     parts: int = 1024
     """Parts of one message; a replay has one for each packet."""
+    index_bytes: int = 256 * 1024
+    """A replay's index: the headers of its packets."""
     pixels: int = 64 * 1024 * 1024
     """Width times height of a picture, checked before it is decoded; 8K has 33 million."""
     status_bytes: int = 4096
@@ -41,12 +60,16 @@ class Limits:
     """What one subscriber's queue holds before messages for it are dropped."""
     counted_bytes: int = 64 * 1024
     """Frames from this size on are counted towards `queue_bytes`; 1000 smaller ones are no more than it."""
-    replay_bytes: int = 32 * 1024 * 1024
-    """What a broker keeps of last pictures in all, so that it can answer replay requests by itself."""
+    group_bytes: int = 32 * 1024 * 1024
+    """What a publisher or broker keeps of one stream since its last keyframe: half a minute at 8 Mbit/s."""
+    replay_bytes: int = 64 * 1024 * 1024
+    """What a broker keeps of all streams together, so that it can answer replay requests by itself."""
     backlog_frames: int = 1000
-    """Frames that a `mode="every"` mailbox holds ..."""
+    """Frames that a mailbox holds: of all cameras with `mode="every"`, of each one with "latest" ..."""
     backlog_bytes: int = 64 * 1024 * 1024
-    """... and their bytes, whichever is reached first."""
+    """... and their bytes in all, whichever is reached first."""
+    replay_bytes_s: int = 250_000
+    """Bytes a second at which a subscriber may take a replay before it counts as behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +100,14 @@ class Times:
     """How long a stream may take to open."""
     read_s: float = 5.0
     """How long a stream may be silent before it counts as failed."""
+    replay_first_s: float = 0.5
+    """Between two replay requests for one stream; doubled each time ..."""
+    replay_max_s: float = 10.0
+    """... up to this, and back to the first after so long without one."""
+    catch_up_s: float = 0.1
+    """How long one read decodes what has piled up before it returns what it has got to."""
+    idle_s: float = 10.0
+    """How long a source on demand stays open after its last viewer has left."""
     linger_ms: int = 500
     """How long a closing socket may go on sending."""
     reconnect_ms: int = 100

@@ -45,9 +45,18 @@ class Status:
     sent: int = 0
     """Frames sent in this epoch."""
     sent_bytes: int = 0
+    encoded: int = 0
+    """Pictures encoded in this epoch, on all channels."""
     dropped: int = 0
     """Pictures replaced by a newer one before they were encoded, while somebody watched."""
     watched: bool = False
+    """Somebody subscribes to its main stream."""
+    low: bool = False
+    """It has a small picture on `low/`."""
+    kept: int = 0
+    """Frames of the main stream since its last keyframe that a late joiner is given at once; a broker says its own."""
+    kept_over: bool = False
+    """They were over the bound, so that a late joiner waits for the next keyframe."""
     source: str = ""
     """Kind of source: "test", "device", "file", "folder", "rtsp", "program" ...; never an address."""
     insecure: bool = False
@@ -90,7 +99,13 @@ def unpack_status(topic: Buffer, data: Buffer) -> Status:
 def relay_status(data: Buffer, status: Status) -> bytes:
     """A status that arrived, `data`, with what a broker has changed of it, `status`; fields unknown here stay in it."""
     content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="status")
-    content.update(hops=status.hops, rivals=status.rivals, insecure=status.insecure)
+    content.update(
+        hops=status.hops,
+        rivals=status.rivals,
+        insecure=status.insecure,
+        kept=status.kept,
+        kept_over=status.kept_over,
+    )
     return pack_map(content)
 
 

@@ -16,7 +16,9 @@ from camfabric.common.settings import LIMITS
 __all__ = [
     "BROKER",
     "CAM",
+    "CHANNELS",
     "CLOCK",
+    "LOW",
     "MAX_CAMERA_BYTES",
     "REPLAY",
     "STATUS",
@@ -32,6 +34,10 @@ __all__ = [
 
 CAM: Final = "cam"
 """A camera's main stream."""
+LOW: Final = "low"
+"""A small, slow picture of the same camera, for mosaics and thin links."""
+CHANNELS: Final = (CAM, LOW)
+"""The channels that carry frames."""
 STATUS: Final = "status"
 REPLAY: Final = "replay"
 CLOCK: Final = "clock"

@@ -291,7 +291,7 @@ def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limit
     """
     if not 2 <= len(parts) <= limits.parts:
         raise WireError(f"replay of {len(parts)} parts", reason="parts")
-    index = unpack_map(parts[1], limit_bytes=limits.header_bytes * 4, reason="replay")
+    index = unpack_map(parts[1], limit_bytes=limits.index_bytes, reason="replay")
     check_version(index)
     headers = index.get("h")
     if not isinstance(headers, list) or len(headers) != len(parts) - 2:

@@ -1,24 +1,24 @@
-"""Capture: runs a source into a publisher, and opens it anew where it fails, with back-off and jitter."""
+"""Capture: runs a source into a publisher, opens it anew where it fails, and closes it while nobody watches."""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from camfabric.common.errors import SourceError
 from camfabric.common.settings import TIMES
-from camfabric.common.status import OFFLINE
+from camfabric.common.status import IDLE, OFFLINE, STALLED
+from camfabric.common.topics import CAM
 from camfabric.publisher.publisher import Publisher
-from camfabric.publisher.sources import Shot, Source, SourceAddress, open_source
+from camfabric.publisher.rate_limit import RateLimit
+from camfabric.publisher.sources import Packet, Shot, Source, SourceAddress, open_source
 from camfabric.publisher.sources.source import Wanted
 
-if TYPE_CHECKING:
-    from camfabric.common.frame import Image
-
-__all__ = ["Backoff", "Capture", "RateLimit"]
+__all__ = ["Backoff", "Capture"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,30 +39,13 @@ class Backoff:
         self._nominal_s = TIMES.reopen_first_s
 
 
-class RateLimit:
-    """Lets at most `fps` pictures a second through, evenly."""
-
-    def __init__(self, fps: float | None) -> None:
-        self._interval_ns = 0 if fps is None else int(1e9 / fps)
-        self._due_ns: int | None = None
-
-    def admits(self, at_ns: int) -> bool:
-        """Whether the picture of that monotonic time goes through."""
-        if not self._interval_ns:
-            return True
-        # A camera's jitter must not cost it every second frame: a tenth of an interval early is on time.
-        if self._due_ns is not None and at_ns < self._due_ns - self._interval_ns // 10:
-            return False
-        if self._due_ns is None or at_ns - self._due_ns > self._interval_ns:
-            self._due_ns = at_ns  # the first, or the first after a pause: what was not used is not made up for
-        self._due_ns += self._interval_ns
-        return True
-
-
 class Capture:
     """One camera's source on its way into a publisher.
 
-    `on_image`, if given, is called with each picture that was published, for a preview.
+    With `on_demand` the source is closed 10 s after the last viewer has left, and opened for the next one. `channel`
+    is "low" for the small picture's own source, whose failures are logged, and are not the camera's.
+
+    `on_shot`, if given, is called with each picture or packet that was published, for a preview.
     """
 
     def __init__(
@@ -71,19 +54,25 @@ class Capture:
         publisher: Publisher,
         wanted: Wanted,
         *,
-        on_image: Callable[[Image], None] | None = None,
+        on_demand: bool = False,
+        channel: Literal["cam", "low"] = "cam",
+        on_shot: Callable[[Shot | Packet], None] | None = None,
     ) -> None:
         self._address = address
         self._publisher = publisher
         self._wanted = wanted
-        self._on_image = on_image
+        self._on_demand = on_demand
+        self._channel = channel
+        self._on_shot = on_shot
         self._limit = RateLimit(wanted.fps)
         self._stop = threading.Event()
         self._live_once = False
+        self._watched_at = time.monotonic()
 
     def stop(self) -> None:
         """End `run`. Safe to call from a signal handler or another thread."""
         self._stop.set()
+        self._publisher.demand.set()  # wakes whoever waits for it
 
     def run(self) -> None:
         """Publish until the source ends or `stop` is called.
@@ -97,14 +86,17 @@ class Capture:
             try:
                 source = open_source(self._address, self._wanted, stop=self._stop)
                 try:
-                    self._publish(source, backoff)
+                    idle = self._publish(source, backoff)
                 finally:
                     source.close()
             except SourceError as error:
-                if not self._live_once:
+                if not self._live_once and self._channel == CAM:
                     raise
                 why = str(error)
             else:
+                if idle:
+                    self._wait_for_viewers()
+                    continue
                 if self._ends():
                     return
                 why = f"{self._address} ended"
@@ -114,27 +106,68 @@ class Capture:
         """Whether the end of the source is the end of the work; the end of a live stream is a failure."""
         return self._stop.is_set() or self._address.kind in ("file", "folder", "test")
 
-    def _publish(self, source: Source, backoff: Backoff) -> None:
+    def _publish(self, source: Source, backoff: Backoff) -> bool:
+        """Publish until the source ends. Returns whether it is to be closed because nobody watches."""
         live = False
         for shot in source.shots():
             if self._stop.is_set():
-                return
+                return False
             if not live:
-                logger.info(
-                    "%s is live from %s, for %s", self._publisher.camera, self._address, self._publisher.endpoint
-                )
+                which = self._publisher.camera if self._channel == CAM else f"{self._publisher.camera} (low)"
+                logger.info("%s is live from %s, for %s", which, self._address, self._publisher.endpoint)
                 live = self._live_once = True
                 backoff.reset()
             self._pass_on(shot)
+            if self._on_demand and self._is_idle():
+                return True
+        return False
 
-    def _pass_on(self, shot: Shot) -> None:
-        if not self._limit.admits(shot.captured_monotonic_ns):
+    def _is_idle(self) -> bool:
+        if self._publisher.demand.is_set():
+            self._watched_at = time.monotonic()
+        return time.monotonic() - self._watched_at > TIMES.idle_s
+
+    def _pass_on(self, shot: Shot | Packet) -> None:
+        if isinstance(shot, Packet):
+            self._publisher.send_packet(
+                shot.payload,
+                codec=shot.codec,
+                size=shot.size,
+                keyframe=shot.keyframe,
+                disposable=shot.disposable,
+                pts=shot.pts,
+                dts=shot.dts,
+                time_base=shot.time_base,
+                captured_monotonic_ns=shot.captured_monotonic_ns,
+                channel=self._channel,
+            )
+        elif self._limit.admits(shot.captured_monotonic_ns):
+            self._publisher.send_drawn(
+                shot.draw,
+                size=shot.size,
+                captured_monotonic_ns=shot.captured_monotonic_ns,
+                channel=self._channel,
+            )
+        else:
             return
-        self._publisher.send(shot.image, copy=False, captured_monotonic_ns=shot.captured_monotonic_ns)
-        if self._on_image is not None:
-            self._on_image(shot.image)
+        if self._on_shot is not None:
+            self._on_shot(shot)
+
+    def _wait_for_viewers(self) -> None:
+        self._report(IDLE, "nobody watches")
+        self._publisher.forget_packets(self._channel)
+        logger.info("%s is closed until somebody watches", self._address)
+        while not self._stop.is_set() and not self._publisher.demand.wait(TIMES.idle_s):
+            pass
+        self._watched_at = time.monotonic()
+        if not self._stop.is_set():
+            self._report(STALLED, "opening its source")
 
     def _wait(self, reason: str, wait_s: float) -> None:
-        self._publisher.report(OFFLINE, reason)
+        self._report(OFFLINE, reason)
         logger.warning("%s; trying again in %.1f s", reason, wait_s)
         self._stop.wait(wait_s)
+
+    def _report(self, state: str, reason: str) -> None:
+        if self._channel == CAM:
+            self._publisher.report(state, reason)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import zmq
 
 from camfabric.common import wire
-from camfabric.common.codecs import by_name, encoder
+from camfabric.common.codecs import Encoding, by_name, make_encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
-from camfabric.common.errors import ConfigError, FabricError
-from camfabric.common.frame import Frame
-from camfabric.common.mailbox import Slot
-from camfabric.common.settings import BROKER_PUBLISHERS, DEFAULT_QUALITY, TIMES
+from camfabric.common.errors import ConfigError, FabricError, WireError
+from camfabric.common.frame import Codec, Frame
+from camfabric.common.settings import BROKER_PUBLISHERS, COPY, DEFAULT_GOP, DEFAULT_QUALITY, LIMITS, TIMES
 from camfabric.common.sockets import Waker, bind, connect, make_xpub
 from camfabric.common.stats import Rate
 from camfabric.common.status import LIVE, OFFLINE, STALLED, Status
-from camfabric.common.topics import check_camera
+from camfabric.common.topics import CAM, LOW, check_camera
+from camfabric.publisher.low import Low, resized, shrunk
+from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sender import Sender
+from camfabric.publisher.stream import Captured, Stream
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
@@ -39,21 +43,27 @@ class Publisher:
     It connects to a broker (`to`), or binds an endpoint for itself (`bind`) that subscribers and brokers connect to.
     Whether the other side is there does not matter, now or later. A picture is encoded and sent only while somebody
     subscribes to the camera, in a thread of the publisher's own; where that is slower than `send`, the newest picture
-    wins.
+    wins. A camera's own coded stream is passed on by `send_packet`.
 
     Args:
         camera: its name, such as "cctv/lobby".
         to: the broker's endpoint; by default tcp://127.0.0.1:5550 if `bind` is not given either.
         bind: the endpoint to bind; port `*` takes a free one, see `endpoint`.
-        codec: "jpeg" or "raw".
+        codec: "jpeg", "raw", "h264" or "h265" for what `send` is given (the last two need the extra `video`), or
+            "copy" for a stream of packets; pictures that are sent all the same are JPEG then.
         quality: of JPEG, 1 to 100.
-        size: (width, height) in px to scale to, or None to send pictures as they are.
+        size: (width, height) in px to scale pictures to, or None to send them as they are.
+        bit_rate: of H.264 and H.265, bits a second; by default 0.1 for each pixel at 30 pictures a second.
+        gop: of H.264 and H.265: pictures from one keyframe to the next. One is made as well when the stream becomes
+            watched.
+        encoder: of H.264 and H.265: an encoder of FFmpeg, such as "h264_nvenc"; x264 or x265 by default.
+        low: what the small picture on `low/` is like; None for no such channel. It is made while it is watched.
         insecure: allow an endpoint beyond loopback, where anybody could see and send pictures.
         source: what kind of source the status names; never an address.
         announce_at_once: False lists the camera only once it has a picture.
 
     Raises:
-        ConfigError: an argument is wrong; nothing was started.
+        ConfigError: an argument is wrong, or the encoder is not there; nothing was started.
         EndpointError: the endpoint cannot be bound or connected.
     """
 
@@ -66,24 +76,35 @@ class Publisher:
         codec: str = "jpeg",
         quality: int = DEFAULT_QUALITY,
         size: tuple[int, int] | None = None,
+        bit_rate: int | None = None,
+        gop: int = DEFAULT_GOP,
+        encoder: str = "",
+        low: Low | None = Low(),  # noqa: B008  (frozen)
         insecure: bool = False,
         source: str = "program",
         announce_at_once: bool = True,
     ) -> None:
         self.camera: Final = check_camera(camera)
-        self.codec: Final = by_name(codec)
+        self.codec: Final = codec
         if to is not None and bind is not None:
             raise ConfigError("a publisher connects (to) or binds (bind), not both", setting="to", value=to)
-        if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
-            raise ConfigError(
-                f"quality {quality!r}: it is a whole number from 1 to 100", setting="quality", value=quality
-            )
+        encoding = Encoding(
+            codec=Codec.JPEG if codec == COPY else _codec(codec),
+            quality=quality,
+            bit_rate=bit_rate,
+            gop=gop,
+            encoder=encoder,
+        )
+        if encoder and encoding.codec.is_intra:
+            raise ConfigError(f"encoder {encoder!r} goes with codec h264 or h265", setting="encoder", value=encoder)
         _check_size(size)
         address = parse_endpoint(bind or to or BROKER_PUBLISHERS, bind=bind is not None)
         require_local(address, insecure=insecure)
 
         self.epoch: Final = secrets.randbits(64)
-        self._coder = encoder(self.codec)
+        self.demand: Final = threading.Event()
+        """Set while anybody watches, on any channel."""
+        self._encoder = make_encoder(encoding)
         self._source = source
         self._size = size
         self._shape = (0, 0)
@@ -95,7 +116,19 @@ class Publisher:
         self._last_picture = 0.0
         self._interval_s = 0.0
         self._closed = False
-        self._slot = Slot()
+        self._main = Stream(
+            CAM, self.camera, self._encoder, resize=functools.partial(resized, size=size) if size else None
+        )
+        self._low = low
+        self._small: Stream | None = None
+        if low is not None:
+            self._small = Stream(
+                LOW,
+                self.camera,
+                make_encoder(Encoding(quality=quality)),
+                resize=functools.partial(shrunk, box=low.size),
+            )
+            self._small_limit = RateLimit(low.fps)
         self._waker = Waker()
         self._context: zmq.Context[Any] = zmq.Context()
         socket = make_xpub(self._context)
@@ -114,11 +147,10 @@ class Publisher:
             socket,
             camera=self.camera,
             epoch=self.epoch,
-            codec=self.codec,
-            quality=quality,
-            size=size,
-            slot=self._slot,
+            streams=[stream for stream in (self._main, self._small) if stream is not None],
+            low=low,
             waker=self._waker,
+            demand=self.demand,
             state=self._state,
             status=self.status,
             announce_at_once=announce_at_once,
@@ -149,43 +181,169 @@ class Publisher:
             ConfigError: the publisher is closed.
             FabricError: its thread has failed.
         """
+        self._check_open()
+        self._encoder.check(image)
+        frame = self._frame(extra, captured_ns, captured_monotonic_ns, (image.shape[1], image.shape[0]))
+        if copy:
+            image = image.copy()
+        self._offer(Captured(frame, lambda: image))
+
+    def send_drawn(
+        self,
+        draw: Callable[[], Image],
+        *,
+        size: tuple[int, int],
+        captured_monotonic_ns: int,
+        channel: str = CAM,
+    ) -> None:
+        """Publish a picture that is drawn, or converted, only if somebody watches.
+
+        Args:
+            draw: gives the picture, as `send` takes it; called at most once for each channel, in another thread.
+            size: (width, height) in px that it will have.
+            captured_monotonic_ns: when it was captured, as `time.monotonic_ns()`.
+            channel: "low" for the small picture's own source.
+
+        Raises:
+            ConfigError: the publisher is closed.
+            FabricError: its thread has failed.
+        """
+        self._check_open()
+        captured = Captured(self._frame(None, None, captured_monotonic_ns, size), draw)
+        if channel == LOW:
+            self._offer_small(captured)
+        else:
+            self._offer(captured)
+
+    def send_packet(
+        self,
+        payload: bytes,
+        *,
+        codec: Codec,
+        size: tuple[int, int],
+        keyframe: bool,
+        disposable: bool = False,
+        pts: int | None = None,
+        dts: int | None = None,
+        time_base: tuple[int, int] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        captured_ns: int | None = None,
+        captured_monotonic_ns: int | None = None,
+        channel: str = CAM,
+    ) -> None:
+        """Pass on a coded picture as it is. Packets go out in the order of these calls, which is that of decoding.
+
+        Args:
+            payload: a JPEG, or an access unit of H.264 or H.265 as Annex B, with parameter sets before a keyframe.
+            codec: its codec.
+            size: (width, height) of the picture in px.
+            keyframe: whether decoding can begin with it. Those in front of the first keyframe are of use to nobody.
+            disposable: whether no other packet needs it.
+            pts: presentation time in units of `time_base`, if it is known.
+            dts: decode time, likewise.
+            time_base: (numerator, denominator) in seconds.
+            extra: as for `send`.
+            captured_ns: as for `send`.
+            captured_monotonic_ns: as for `send`.
+            channel: "low" for the small picture's own source.
+
+        Raises:
+            WireError: it is too large, or a number or `extra` cannot be sent.
+            ConfigError: the publisher is closed, has another codec than "copy", or its small picture no own source.
+            FabricError: its thread has failed.
+        """
+        self._check_open()
+        stream = self._packet_stream(channel)
+        if len(payload) > LIMITS.payload_bytes or not 0 < size[0] * size[1] <= LIMITS.pixels:
+            raise WireError(f"packet of {len(payload)} bytes, {size[0]} x {size[1]} px: too large", reason="size")
+        frame = replace(
+            self._frame(extra, captured_ns, captured_monotonic_ns, size),
+            codec=codec,
+            keyframe=keyframe or codec.is_intra,
+            disposable=disposable,
+            pts=pts,
+            dts=dts,
+            time_base=time_base,
+            payload=payload,
+        )
+        wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
+        stream.offer_packet(frame)
+        if stream is self._main:
+            self._shape = size
+            self._count(time.monotonic())
+        self._waker.wake()
+
+    def forget_packets(self, channel: str = CAM) -> None:
+        """Say that the packets' source is closed: what was kept for late joiners is of no use any more."""
+        stream = self._main if channel == CAM else self._small
+        if stream is not None:
+            stream.forget()
+            self._waker.wake()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ConfigError(f"the publisher of {self.camera} is closed", setting="camera", value=self.camera)
         if self._sender.failed:
             raise FabricError(f"the publisher of {self.camera} has failed: what went wrong is in the log")
-        pixel_format = self._coder.check(image)
+
+    def _packet_stream(self, channel: str) -> Stream:
+        if channel == LOW:
+            if self._small is None or self._low is None or not self._low.own_source:
+                raise ConfigError(
+                    "low has no source of its own: Low(own_source=True)", setting="channel", value=channel
+                )
+            return self._small
+        if self.codec != COPY:
+            raise ConfigError("packets are passed on with codec='copy'", setting="codec", value=self.codec)
+        return self._main
+
+    def _frame(
+        self,
+        extra: Mapping[str, Any] | None,
+        captured_ns: int | None,
+        captured_monotonic_ns: int | None,
+        size: tuple[int, int],
+    ) -> Frame:
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if captured_monotonic_ns is None:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
-        self._shape = self._size or (image.shape[1], image.shape[0])
-        recovered = self._count(monotonic_ns / 1e9)
-        watched = self._sender.watched
-        if copy:
-            image = image.copy()
         frame = Frame(
             camera=self.camera,
-            codec=self.codec,
-            pixel_format=pixel_format,
-            width=image.shape[1],
-            height=image.shape[0],
+            width=size[0],
+            height=size[1],
             epoch=self.epoch,
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
             extra=wire.copy_extra(extra) if extra else {},
-            decoded=image,
         )
         wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
-        if self._slot.put(frame) and watched:
-            self._sender.dropped += 1
-        if watched or self._sender.watched or recovered:
+        return frame
+
+    def _offer(self, captured: Captured) -> None:
+        """Hand a picture to the main stream, and to the small one if that is made of it."""
+        self._shape = self._size or (captured.frame.width, captured.frame.height)
+        recovered = self._count(time.monotonic())
+        watched = self._main.watched
+        self._main.offer(captured)
+        if self._small is not None and self._low is not None and not self._low.own_source:
+            self._offer_small(captured)
+        if watched or self._main.watched or recovered:
+            self._waker.wake()
+
+    def _offer_small(self, captured: Captured) -> None:
+        small = self._small
+        if small is None or (small.watched and not self._small_limit.admits(captured.frame.captured_monotonic_ns)):
+            return
+        small.offer(replace(captured, frame=replace(captured.frame, channel=LOW)))
+        if small.watched:
             self._waker.wake()
 
     def _count(self, now: float) -> bool:
         with self._lock:
             self._rate_in.tick()
-            if self._last_picture:
+            if self._last_picture and self._said[0] == LIVE:
                 interval = now - self._last_picture
                 self._interval_s += (interval - self._interval_s) * (0.1 if self._interval_s else 1.0)
             self._last_picture = now
@@ -196,7 +354,7 @@ class Publisher:
     @property
     def watched(self) -> bool:
         """Whether somebody subscribes to the camera now."""
-        return self._sender.watched
+        return self._main.watched
 
     def report(self, state: str, reason: str) -> None:
         """Say in the camera's status that its source is `stalled` or `offline`, and why, until the next `send`."""
@@ -217,7 +375,7 @@ class Publisher:
 
     def status(self) -> Status:
         """The camera's status as it is published."""
-        sender = self._sender
+        sender, main = self._sender, self._main
         state, reason = self._state()
         with self._lock:
             fps_in = self._rate_in.per_second() if state == LIVE else 0.0
@@ -228,15 +386,19 @@ class Publisher:
             epoch=self.epoch,
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             time_ns=time.time_ns(),
-            codec=self.codec.name.lower(),
+            codec=main.codec or self.codec,
             width=self._shape[0],
             height=self._shape[1],
             fps_in=round(fps_in, 2),
             fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
             sent=sender.sent,
             sent_bytes=sender.sent_bytes,
-            dropped=sender.dropped,
-            watched=sender.watched and state != OFFLINE,
+            encoded=main.encoded + (self._small.encoded if self._small is not None else 0),
+            dropped=main.dropped,
+            watched=main.watched and state != OFFLINE,
+            low=self._small is not None,
+            kept=main.kept,
+            kept_over=main.kept_over,
             source=self._source,
             insecure=self._insecure,
         )
@@ -261,10 +423,17 @@ class Publisher:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Publisher({self.camera!r}, endpoint={self.endpoint!r}, codec={self.codec.name.lower()!r})"
+        return f"Publisher({self.camera!r}, endpoint={self.endpoint!r}, codec={self.codec!r})"
 
 
 _bind = bind
+
+
+def _codec(name: str) -> Codec:
+    try:
+        return by_name(name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, {COPY}", setting="codec", value=name) from None
 
 
 def _check_size(size: Any) -> None:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import zmq
 
 from camfabric.common import wire
 from camfabric.common.backlog import Backlog
-from camfabric.common.codecs import encoder
-from camfabric.common.errors import FabricError, WireError
-from camfabric.common.frame import Codec, Frame, PixelFormat
-from camfabric.common.mailbox import Slot
+from camfabric.common.errors import CodecError, FabricError, WireError
+from camfabric.common.frame import Frame
 from camfabric.common.settings import TIMES
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints, Rate
 from camfabric.common.status import LIVE, Status, pack_status
-from camfabric.common.topics import CAM, CLOCK, REPLAY, STATUS, covers, parse_request, topic
-
-if TYPE_CHECKING:
-    from camfabric.common.frame import Image
+from camfabric.common.topics import CLOCK, REPLAY, STATUS, covers, parse_request, topic
+from camfabric.publisher.low import Low, Reducer
+from camfabric.publisher.stream import Captured, Message, Stream
 
 __all__ = ["Sender"]
 
@@ -37,7 +34,10 @@ _BATCH: Final = 64
 
 
 class Sender(threading.Thread):
-    """Sends one camera. `watched`, `sent` and the like may be read from any thread."""
+    """Sends one camera: its main stream, and its small one where there is one.
+
+    `sent` and the like may be read from any thread.
+    """
 
     def __init__(
         self,
@@ -45,11 +45,10 @@ class Sender(threading.Thread):
         *,
         camera: str,
         epoch: int,
-        codec: Codec,
-        quality: int,
-        size: tuple[int, int] | None,
-        slot: Slot,
+        streams: Sequence[Stream],
+        low: Low | None,
         waker: Waker,
+        demand: threading.Event,
         state: Callable[[], tuple[str, str]],
         status: Callable[[], Status],
         announce_at_once: bool,
@@ -58,40 +57,39 @@ class Sender(threading.Thread):
         self._socket = socket
         self._camera = camera
         self._epoch = epoch
-        self._codec = codec
-        self._coder = encoder(codec)
-        self._quality = quality
-        self._size = size
-        self._slot = slot
+        self._streams = streams
+        self._main = streams[0]
+        self._small = streams[1] if len(streams) > 1 else None
+        self._low = low
+        self._reducer: Reducer | None = None
+        self._reducers: list[Reducer] = []
+        self._main.on_packet = self._passed_on
         self._waker = waker
+        self._demand = demand
         self._state = state
         self._status = status
         self._stop_asked = False
-        self._topic = topic(CAM, camera)
         self._status_topic = topic(STATUS, camera)
-        self._subscriptions: set[bytes] = set()
         self._status_asked = False
         self._announced = announce_at_once
-        self._last: tuple[bytes, memoryview] | None = None
         self._backlog = Backlog()
         self._complaints = Complaints(logger)
         self._rate = Rate()
-        self._next_seq = 0
-        self.watched = False
         self.failed = False
         self.fps_out = 0.0
         self.sent = 0
         self.sent_bytes = 0
-        self.dropped = 0
 
     def stop(self) -> None:
         """End the thread, which says goodbye and closes the socket, and wait for it."""
         self._stop_asked = True
         self._waker.wake()
         self.join()
+        for reducer in self._reducers:
+            reducer.join()
 
     def run(self) -> None:
-        """The thread's loop: subscriptions first, then the newest picture, then the time."""
+        """The thread's loop: subscriptions first, then what was captured, then the time."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._waker.fileno(), zmq.POLLIN)
@@ -103,8 +101,8 @@ class Sender(threading.Thread):
                 poller.poll(int(wait_s * 1000) + 1)
                 self._waker.clear()
                 self._hear()
-                if self.watched and (frame := self._slot.take()) is not None:
-                    self._send(frame)
+                for stream in self._streams:
+                    self._send(stream, stream.pull)
                 if (now := time.monotonic()) >= next_check:
                     next_check = now + _CHECK_S
                     self._backlog.check()
@@ -120,7 +118,9 @@ class Sender(threading.Thread):
             logger.exception("the publisher of %s has failed", self._camera)
         finally:
             self.failed = not self._stop_asked
-            self.watched = False
+            for stream in self._streams:
+                stream.unwatch()
+            self._follow_watchers()
             self._socket.close()
 
     def _hear(self) -> None:
@@ -132,82 +132,87 @@ class Sender(threading.Thread):
                 self._complaints.note("a subscriber", WireError("not a subscription", reason="parts"))
             elif data[0] == _SUBSCRIBE:
                 self._backlog.subscribed(parts[0])
-                self._subscribed(data[1:])
+                self._subscribed(parts[0], data[1:])
             else:
-                self._subscriptions.discard(data[1:])
-                self.watched = bool(self._subscriptions)
+                for stream in self._streams:
+                    stream.unsubscribe(data[1:])
+                self._follow_watchers()
 
-    def _subscribed(self, prefix: bytes) -> None:
+    def _subscribed(self, subscription: zmq.Frame, prefix: bytes) -> None:
         if self._status_topic.startswith(prefix):
             self._status_asked = True
-        if self._topic.startswith(prefix):
-            # Only what matches is kept, so that nobody can fill this set.
-            self._subscriptions.add(prefix)
-            if not self.watched:
-                self.watched = True
-                self._show_newest()
-        elif (request := parse_request(prefix)) is not None:
-            self._answer(*request)
+        for stream in self._streams:
+            if stream.topic.startswith(prefix):
+                self._send(stream, functools.partial(stream.subscribe, prefix))
+        self._follow_watchers()
+        if (request := parse_request(prefix)) is not None:
+            self._answer(subscription, *request)
 
-    def _show_newest(self) -> None:
-        if (frame := self._slot.take()) is not None:
-            self._send(frame)
-        elif self._last is not None:
-            self._socket.send_multipart([self._topic, *self._last], copy=False)
+    def _follow_watchers(self) -> None:
+        """Make what is watched wanted, and decode packets for the small picture only while that is watched."""
+        if any(stream.watched for stream in self._streams):
+            self._demand.set()
+        else:
+            self._demand.clear()
+        small = self._small
+        if small is None or self._low is None or self._low.own_source:
+            return
+        if small.watched and self._reducer is None and self._main.carries_packets:
+            self._reducer = Reducer(self._camera, fps=self._low.fps, offer=self._offer_small, complain=self._complain)
+            self._reducers = [reducer for reducer in self._reducers if reducer.is_alive()] + [self._reducer]
+            self._reducer.start()
+            for frame in self._main.frames_kept(self._camera):
+                self._reducer.put(frame)
+        elif not small.watched and self._reducer is not None:
+            self._reducer.stop()
+            self._reducer = None
 
-    def _answer(self, kind: str, nonce: str, rest: str) -> None:
+    def _passed_on(self, frame: Frame) -> None:
+        """A packet of the main stream went on its way."""
+        if self._reducer is not None:
+            self._reducer.put(frame)
+        elif self._small is not None and self._small.watched:
+            self._follow_watchers()  # the first one: it is among those that are kept
+
+    def _offer_small(self, captured: Captured) -> None:
+        if self._small is not None:
+            self._small.offer(captured)
+            self._waker.wake()
+
+    def _complain(self, camera: str, error: CodecError) -> None:
+        logger.log(logging.DEBUG, "no small picture of %s: %s", camera, error)
+
+    def _answer(self, subscription: zmq.Frame, kind: str, nonce: str, rest: str) -> None:
         if kind == CLOCK and covers(rest, self._camera):
             received_ns = time.monotonic_ns()
             answer = wire.ClockAnswer(self._epoch, received_ns, time.monotonic_ns())
             self._socket.send_multipart([topic(f"{CLOCK}/{nonce}", self._camera), wire.pack_clock(answer)])
-        elif kind == REPLAY and rest == f"{CAM}/{self._camera}":
-            if (frame := self._slot.take()) is not None:
-                # Encoded once: whoever watches gets the same frame, under the same number.
-                if self.watched:
-                    self._send(frame)
-                else:
-                    self._encode(frame)
-            kept = [] if self._last is None else [self._last]
-            self._socket.send_multipart(wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept), copy=False)
+        elif kind == REPLAY:
+            for stream in self._streams:
+                if f"{rest}/".encode() == stream.topic:
+                    # What came in the meantime is sent first, so that what is live goes on just behind the answer.
+                    self._send(stream, stream.pull)
+                    kept = self._guarded(stream.replay)
+                    self._socket.send_multipart(wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept), copy=False)
+                    self._backlog.owes(subscription, sum(len(payload) for _, payload in kept))
 
-    def _encode(self, frame: Frame) -> bool:
-        """Encode a picture and keep it as the last one. Returns whether that went well."""
+    def _guarded(self, get: Callable[[], Sequence[Message]]) -> Sequence[Message]:
+        """What a stream gives; nothing, and a complaint, where a picture cannot be encoded."""
         try:
-            image = self._scaled(frame.image)
-            payload = self._coder.encode(image, quality=self._quality)
-            coded = replace(
-                frame,
-                pixel_format=frame.pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
-                width=image.shape[1],
-                height=image.shape[0],
-                seq=self._next_seq,
-                encoded_ns=time.time_ns(),
-                payload=payload,
-                decoded=None,
-            )
-            self._last = (wire.pack_header(coded), payload)
+            return get()
         except FabricError as error:
             self._complaints.note("the source", WireError(str(error), reason="picture"))
-            return False
-        self._next_seq += 1
-        return True
+            return ()
 
-    def _scaled(self, image: Image) -> Image:
-        if self._size is None or self._size == (image.shape[1], image.shape[0]):
-            return image
-        import cv2
-
-        shrinks = self._size[0] < image.shape[1]
-        return cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-    def _send(self, frame: Frame) -> None:
-        if not self._encode(frame) or self._last is None:
-            return
-        header, payload = self._last
-        self._socket.send_multipart([self._topic, header, self._backlog.counted(payload)], copy=False)
-        self._rate.tick()
-        self.sent += 1
-        self.sent_bytes += len(payload)
+    def _send(self, stream: Stream, get: Callable[[], Sequence[Message]]) -> None:
+        for header, payload in self._guarded(get):
+            if not stream.watched:
+                continue
+            self._socket.send_multipart([stream.topic, header, self._backlog.counted(payload)], copy=False)
+            if stream is self._main:
+                self._rate.tick()
+                self.sent += 1
+                self.sent_bytes += len(payload)
 
     def _send_status(self) -> None:
         status = self._status()

@@ -30,7 +30,7 @@ class AsyncSubscriber:
         endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
         *,
         cameras: str | Sequence[str] = (),
-        channel: Literal["cam"] | None = CAM,
+        channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
         insecure: bool = False,
@@ -44,7 +44,7 @@ class AsyncSubscriber:
             cameras=cameras,
             channel=channel,
             mode=mode,
-            decode=False,
+            decode=decode,
             insecure=insecure,
             notify=self._notify,
         )
@@ -83,7 +83,7 @@ class AsyncSubscriber:
         while True:
             self._arrived.clear()
             try:
-                return self._subscriber.read(0)
+                return self._subscriber.take(0)
             except TimeoutError as error:
                 remaining = None if deadline is None else deadline - self._loop.time()
                 if remaining is not None and remaining <= 0:

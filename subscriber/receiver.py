@@ -43,6 +43,21 @@ class _Link:
     clocks_asked: int = 0
 
 
+@dataclass(slots=True)
+class _Stream:
+    """One camera's frames: their order, and the requests for what is missing."""
+
+    sequence: Sequence
+    link: _Link
+    camera: str
+    asking: bool = False
+    asked_of: int | None = None
+    """The epoch of whose beginning a replay was asked for."""
+    next_ask: float = 0.0
+    pause_s: float = TIMES.replay_first_s
+    received: bool = False
+
+
 class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
@@ -68,8 +83,7 @@ class Receiver(threading.Thread):
         self._on_status = on_status
         self._waker = Waker()
         self._stop_asked = False
-        self._sequences: dict[str, Sequence] = {}
-        self._replayed: dict[str, int] = {}
+        self._streams: dict[str, _Stream] = {}
         self._clocks = Clocks()
         self.roster = Roster()
         self.brokers: set[str] = set()
@@ -99,6 +113,9 @@ class Receiver(threading.Thread):
                 # Live before replay: the other way round there is a gap.
                 if self._channel is not None:
                     link.socket.subscribe(topic(self._channel, filter_))
+                    if filter_:
+                        # It may be a camera's name: then the answer is here before its status is.
+                        self._mend(self._stream(filter_, link))
                 link.socket.subscribe(topic(STATUS, filter_))
             if self._channel is None:
                 link.socket.subscribe(topic(BROKER))
@@ -131,7 +148,7 @@ class Receiver(threading.Thread):
         if self._channel is not None and prefix.startswith(self._channel.encode() + b"/"):
             if len(parts) != wire.FRAME_PARTS:
                 raise WireError(f"frame of {len(parts)} parts", reason="parts")
-            self._got_frame(wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits))
+            self._got_frame(link, wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits))
         elif prefix.startswith(b"status/"):
             if len(parts) != 2:
                 raise WireError(f"status of {len(parts)} parts", reason="parts")
@@ -146,18 +163,37 @@ class Receiver(threading.Thread):
         else:
             raise WireError(f"unexpected topic {bytes(parts[0][:64])!r}", reason="topic")
 
-    def _got_frame(self, frame: Frame) -> None:
+    def _stream(self, camera: str, link: _Link) -> _Stream:
+        stream = self._streams.get(camera)
+        if stream is None:
+            stream = self._streams[camera] = _Stream(Sequence(self._limits), link, camera)
+        return stream
+
+    def _got_frame(self, link: _Link, frame: Frame) -> None:
         if not self.roster.accepts(frame.camera, frame.epoch):
             return
-        sequence = self._sequences.get(frame.camera)
-        if sequence is None:
-            sequence = self._sequences[frame.camera] = Sequence()
-        missed = sequence.missed(frame.epoch, frame.seq)
-        if missed is None:
+        stream = self._stream(frame.camera, link)
+        self._pass_on(stream, stream.sequence.live(frame))
+        if stream.sequence.waiting:
+            stream.link = link
+            self._mend(stream)
+
+    def _pass_on(self, stream: _Stream, frames: list[Frame]) -> None:
+        for frame in frames:
+            stream.received = True
+            self._mailbox.put(replace(frame, received_ns=time.time_ns(), clock_offset_ns=self._clocks.offset_ns(frame)))
+
+    def _mend(self, stream: _Stream) -> None:
+        """Ask for a replay, unless one was asked for just now."""
+        now = time.monotonic()
+        if stream.asking or now < stream.next_ask:
             return
-        self._mailbox.put(
-            replace(frame, missed=missed, received_ns=time.time_ns(), clock_offset_ns=self._clocks.offset_ns(frame))
-        )
+        if now > stream.next_ask + TIMES.replay_max_s:
+            stream.pause_s = TIMES.replay_first_s
+        stream.next_ask = now + stream.pause_s
+        stream.pause_s = min(stream.pause_s * 2, TIMES.replay_max_s)
+        stream.asking = True
+        self._ask(stream.link, REPLAY, f"{self._channel}/{stream.camera}")
 
     def _got_status(self, link: _Link, status: Status) -> None:
         if not self.roster.heard(status):
@@ -167,10 +203,12 @@ class Receiver(threading.Thread):
             return
         if not self._clocks.knows(status.epoch):
             link.next_clock = min(link.next_clock, time.monotonic())
-        if self._replayed.get(status.camera) != status.epoch:
-            self._replayed[status.camera] = status.epoch
-            if status.camera not in self._sequences:
-                self._ask(link, REPLAY, f"{self._channel}/{status.camera}")
+        stream = self._stream(status.camera, link)
+        if stream.asked_of != status.epoch and not stream.asking:
+            stream.asked_of = status.epoch
+            if not stream.received:
+                stream.link = link
+                self._mend(stream)
 
     def _tell(self, status: Status) -> None:
         if self._on_status is not None:
@@ -184,18 +222,24 @@ class Receiver(threading.Thread):
         link.requests[asked] = (time.monotonic_ns(), rest)
         link.socket.subscribe(asked)
 
-    def _close_request(self, link: _Link, asked: bytes) -> None:
-        del link.requests[asked]
+    def _close_request(self, link: _Link, asked: bytes) -> str:
+        """Take a request back. Returns what it asked for."""
+        _, rest = link.requests.pop(asked)
         link.socket.unsubscribe(asked)
+        stream = self._streams.get(rest.removeprefix(f"{self._channel}/"))
+        if stream is not None and asked.startswith(b"replay/"):
+            stream.asking = False
+        return rest
 
     def _got_replay(self, link: _Link, parts: list[memoryview]) -> None:
         asked = bytes(parts[0])
         if asked not in link.requests:
             return
-        stream = link.requests[asked][1]
-        self._close_request(link, asked)
-        for frame in wire.unpack_replay(parts, f"{stream}/".encode(), limits=self._limits):
-            self._got_frame(frame)
+        rest = self._close_request(link, asked)
+        frames = wire.unpack_replay(parts, f"{rest}/".encode(), limits=self._limits)
+        frames = [frame for frame in frames if self.roster.accepts(frame.camera, frame.epoch)]
+        stream = self._stream(rest.partition("/")[2], link)
+        self._pass_on(stream, stream.sequence.replayed(frames))
 
     def _got_clock(self, link: _Link, parts: list[memoryview]) -> None:
         now_ns = time.monotonic_ns()
@@ -208,6 +252,11 @@ class Receiver(threading.Thread):
                 self._clocks.answered(wire.unpack_clock(parts[1]), asked_ns, now_ns)
                 return
 
+    def _give_up(self, link: _Link, asked: bytes) -> None:
+        stream = self._streams.get(self._close_request(link, asked).removeprefix(f"{self._channel}/"))
+        if stream is not None and not stream.received:
+            stream.asked_of = None  # nobody was there to answer: once more with the next status
+
     def _tick(self, now: float) -> None:
         self._waker.clear()
         for status in self.roster.expire():
@@ -219,10 +268,14 @@ class Receiver(threading.Thread):
                 conflict.winner,
                 conflict.loser,
             )
+        for camera in self._mailbox.overflowed():
+            if (stream := self._streams.get(camera)) is not None:
+                stream.sequence.restart()
+                self._mend(stream)
         limit_ns = time.monotonic_ns() - int(TIMES.request_s * 1e9)
         for link in self._links:
             for asked in [asked for asked, (asked_ns, _) in link.requests.items() if asked_ns < limit_ns]:
-                self._close_request(link, asked)
+                self._give_up(link, asked)
             if self._channel is not None and not self.roster.is_empty() and now >= link.next_clock:
                 link.clocks_asked += 1
                 fast = link.clocks_asked <= TIMES.clock_fast

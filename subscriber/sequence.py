@@ -1,24 +1,94 @@
-"""Sequence numbers: which frames are new, which are repeats, and how many were lost on the way."""
+"""Sequence numbers: which frames are new or repeats, how many were lost, and how a replay joins what is live."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from camfabric.common.frame import Frame
+from camfabric.common.settings import LIMITS, Limits
 
 __all__ = ["Sequence"]
 
 
 class Sequence:
-    """Of one camera. A repeat comes over a second path, or is both replayed and live."""
+    """Of one camera. Used by one thread.
 
-    def __init__(self) -> None:
+    A repeat comes over a second path, or is both replayed and live. Of an inter-coded stream only what can be decoded
+    is passed on: after a gap, and at the beginning, packets are held until a replay has filled it, or the next keyframe
+    made it meaningless.
+    """
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
         self._epoch: int | None = None
         self._last = -1
+        self._held: list[Frame] = []
+        self._held_bytes = 0
+        self._from_keyframe = True
+        self.waiting = False
+        """Whether packets are held until there is a replay or a keyframe."""
 
-    def missed(self, epoch: int, seq: int) -> int | None:
-        """How many frames are missing in front of this one, or None where it is a repeat or older than the last."""
-        if epoch != self._epoch:
+    def restart(self) -> None:
+        """Wait for a replay or a keyframe: what was passed on was lost behind this."""
+        self.waiting = self._from_keyframe = True
+
+    def live(self, frame: Frame) -> list[Frame]:
+        """Take in a frame that came. Returns what is to be passed on, with `missed` set."""
+        if frame.epoch != self._epoch:
             # A publisher that started anew has lost nothing.
-            self._epoch, self._last = epoch, seq
-            return 0
-        if seq <= self._last:
-            return None
-        gap, self._last = seq - self._last - 1, seq
-        return gap
+            self._epoch, self._last = frame.epoch, frame.seq - 1
+            self._drop_held()
+            self._from_keyframe = True
+            self.waiting = False
+        if frame.seq <= self._last:
+            return []
+        if frame.codec.is_intra or frame.keyframe:
+            return self._go_on(frame)
+        if self.waiting:
+            self._hold(frame)
+            return []
+        if self._from_keyframe or frame.seq != self._last + 1:
+            self.waiting = True
+            self._hold(frame)
+            return []
+        self._last = frame.seq
+        return [frame]
+
+    def _go_on(self, frame: Frame) -> list[Frame]:
+        """With a frame that can be decoded by itself."""
+        missed = frame.seq - self._last - 1
+        self._last = frame.seq
+        self._drop_held()
+        self.waiting = self._from_keyframe = False
+        return [replace(frame, missed=missed)]
+
+    def _hold(self, frame: Frame) -> None:
+        size = len(frame.payload)
+        if len(self._held) >= self._limits.backlog_frames or self._held_bytes + size > self._limits.group_bytes:
+            self._drop_held()
+        self._held.append(frame)
+        self._held_bytes += size
+
+    def _drop_held(self) -> None:
+        self._held.clear()
+        self._held_bytes = 0
+
+    def replayed(self, frames: Iterable[Frame]) -> list[Frame]:
+        """Take in a replay, oldest first. Returns what is to be passed on, what was held behind it with it."""
+        frames = list(frames)
+        held, self._held, self._held_bytes = self._held, [], 0
+        passed: list[Frame] = []
+        if frames and self.waiting and frames[0].epoch == self._epoch and self._from_keyframe and frames[0].keyframe:
+            # All of it is new to whoever decodes, also what was passed on once and lost.
+            missed_before = max(frames[0].seq - self._last - 1, 0)
+            self._last = frames[0].seq - 1
+            frames[0] = replace(frames[0], missed=missed_before)
+            self._from_keyframe = self.waiting = False
+            self._last = frames[0].seq
+            passed.append(frames.pop(0))
+        elif frames and self.waiting and not self._from_keyframe and frames[0].seq <= self._last + 1:
+            self.waiting = False  # the gap is within it
+        for frame in [*frames, *held]:
+            passed += self.live(frame)
+        return passed

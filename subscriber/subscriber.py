@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import zmq
 
-from camfabric.common.codecs import decode as decode_frame
 from camfabric.common.codecs import prepare
+from camfabric.common.decoding import Decoding
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import CodecError, ConfigError, WireError
 from camfabric.common.frame import Frame
@@ -19,7 +18,7 @@ from camfabric.common.mailbox import Closed, Mailbox, Mode
 from camfabric.common.settings import BROKER_SUBSCRIBERS
 from camfabric.common.sockets import connect, make_sub
 from camfabric.common.status import LIVE, Status
-from camfabric.common.topics import CAM, check_filter, covers
+from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
 from camfabric.subscriber.receiver import Receiver
 
 __all__ = ["Subscriber"]
@@ -30,14 +29,16 @@ class Subscriber:
 
     Iterating gives frames until `close`. With `mode="latest"` (the default) it is the newest of each camera, in turn:
     whoever is slow gets fewer frames, and never old ones. With `mode="every"` it is all of them, in order, out of a
-    queue of 1000 frames or 64 MB, whichever is less.
+    queue of 1000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
+    thread that calls `read`; from damage or loss, the picture resumes at the next keyframe, or sooner.
 
     Args:
         endpoints: one endpoint or several.
         cameras: filters: names of cameras or their leading segments ("cctv"); none for every camera.
-        channel: "cam", or None for statuses alone.
+        channel: "cam", "low" for the small pictures, or None for statuses alone.
         mode: "latest" or "every".
-        decode: whether `read` decodes; without, frames come with their `payload`.
+        decode: whether `read` decodes; without, frames come with their `payload`. Of H.264 and H.265 those are packets
+            in the order of decoding, with "latest" too: it skips to the newest keyframe.
         insecure: allow an endpoint beyond loopback.
         on_status: called with each camera's status that comes, in the receive thread: it must return at once.
         notify: called after each frame that came, likewise.
@@ -52,7 +53,7 @@ class Subscriber:
         endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
         *,
         cameras: str | Sequence[str] = (),
-        channel: Literal["cam"] | None = CAM,
+        channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
         insecure: bool = False,
@@ -72,7 +73,11 @@ class Subscriber:
             prepare()  # OpenCV takes a tenth of a second to load: here, and not when the first picture is there
         self._decode = decode
         self._closed = False
+        if channel not in (*CHANNELS, None):
+            raise ConfigError(f"channel {channel!r}: it is 'cam' or 'low'", setting="channel", value=channel)
         self._mailbox = Mailbox(mode=mode, notify=notify)
+        self._decoding = Decoding(self._mailbox, self._complain)
+        self._undecodable: dict[str, str] = {}
         self._context: zmq.Context[Any] = zmq.Context()
         links = []
         try:
@@ -99,24 +104,38 @@ class Subscriber:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            try:
-                frame = self._mailbox.get(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                raise TimeoutError(f"no frame within {timeout:g} s: {self._silence()}") from None
-            except Closed:
-                raise ConfigError("the subscriber is closed", setting="subscriber") from None
+            frame = self._take(timeout, deadline)
             if not self._decode:
                 return frame
             if (picture := self.decoded(frame)) is not None:
                 return picture
 
-    def decoded(self, frame: Frame) -> Frame | None:
-        """The frame with its `image`, or None where it is damaged; that is counted and logged."""
+    def _take(self, timeout: float | None, deadline: float | None) -> Frame:
+        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return replace(frame, decoded=decode_frame(frame))
-        except CodecError as error:
-            self._receiver.complaints.note(frame.camera, WireError(str(error), reason="picture"))
-            return None
+            return self._decoding.take(remaining) if self._decode else self._mailbox.get(remaining)
+        except TimeoutError:
+            raise TimeoutError(f"no frame within {timeout or 0:g} s: {self._silence()}") from None
+        except Closed:
+            raise ConfigError("the subscriber is closed", setting="subscriber") from None
+
+    def take(self, timeout: float | None = None) -> Frame:
+        """The next frame, not decoded: it must be given to `decoded` next. Raises as `read` does."""
+        return self._take(timeout, None if timeout is None else time.monotonic() + timeout)
+
+    def decoded(self, frame: Frame) -> Frame | None:
+        """A frame from `take` with its `image`, or a newer one of its camera; None where there is none to show now.
+
+        What is damaged is counted and logged.
+        """
+        picture = self._decoding.picture(frame)
+        if picture is not None:
+            self._undecodable.pop(frame.camera, None)
+        return picture
+
+    def _complain(self, camera: str, error: CodecError) -> None:
+        self._undecodable[camera] = str(error)
+        self._receiver.complaints.note(camera, WireError(str(error), reason="picture"))
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the subscriber is closed."""
@@ -135,6 +154,9 @@ class Subscriber:
         silent = [f"nobody publishes {name!r}" for name in wanted_names]
         for camera, status in statuses.items():
             reason = f" ({status.reason})" if status.reason else ""
+            if camera in self._undecodable:
+                silent.append(self._undecodable[camera])
+                continue
             silent.append(
                 f"{camera} is {status.state}{reason}" + (", but nothing came" if status.state == LIVE else "")
             )
@@ -154,7 +176,10 @@ class Subscriber:
 
     def dropped(self) -> dict[str, int]:
         """Frames skipped because this consumer was slow, in all, by camera."""
-        return dict(self._mailbox.dropped)
+        dropped = dict(self._mailbox.dropped)
+        for camera, count in self._decoding.dropped.copy().items():
+            dropped[camera] = dropped.get(camera, 0) + count
+        return dropped
 
     def ask_close(self) -> None:
         """Make `read` and the iteration end soon. Safe to call from a signal handler or another thread."""

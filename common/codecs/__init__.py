@@ -1,5 +1,16 @@
 """Codecs: one file each; `camfabric.common.codecs.codec` has their interface and the one table."""
 
-from camfabric.common.codecs.codec import by_name, decode, encoder, names, prepare
+from camfabric.common.codecs.codec import Encoder, Encoding, by_name, decode, make_encoder, names, prepare
+from camfabric.common.codecs.video_decoder import Decoded, VideoDecoder
 
-__all__ = ["by_name", "decode", "encoder", "names", "prepare"]
+__all__ = [
+    "Decoded",
+    "Encoder",
+    "Encoding",
+    "VideoDecoder",
+    "by_name",
+    "decode",
+    "make_encoder",
+    "names",
+    "prepare",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.codecs.image import pixel_format_of
@@ -11,12 +12,14 @@ from camfabric.common.frame import Frame, PixelFormat
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["check", "decode", "encode", "size_of"]
+__all__ = ["check", "decode", "encode", "has_huffman_tables", "size_of"]
 
 # Start of frame: 0xC0 to 0xCF without DHT (C4), JPG (C8) and DAC (CC). ITU-T T.81, table B.1.
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # What may stand before it: tables (DHT, DAC, DQT, DRI), application data and comments.
 _SEGMENTS: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+_DHT: Final = 0xC4
+_SOS: Final = 0xDA
 _MAX_SIDE: Final = 65500
 """libjpeg's limit."""
 
@@ -89,17 +92,33 @@ def size_of(data: bytes | memoryview) -> tuple[int, int, int]:
     """
     if bytes(data[:2]) != b"\xff\xd8":
         raise CodecError("not a JPEG", codec="jpeg")
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
+    for marker, at in _segments(data):
         if marker in _SOF:
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             return width, height, data[at + 9]
         if marker not in _SEGMENTS:
             # What stands alone or is reserved has no place here; decoders differ in what they skip.
             break
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
     raise CodecError("JPEG without a frame header where one has to be", codec="jpeg")
+
+
+def has_huffman_tables(data: bytes | memoryview) -> bool:
+    """Whether the tables stand in front of the picture data. Motion JPEG may leave out the standard ones."""
+    for marker, _ in _segments(data):
+        if marker == _DHT:
+            return True
+        if marker == _SOS:
+            break
+    return False
+
+
+def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """(marker, where it stands) of each segment behind the start of the image."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        yield marker, at
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])

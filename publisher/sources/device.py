@@ -52,7 +52,7 @@ class DeviceSource:
             done, image = self._capture.retrieve() if grabbed else (False, None)
             if not done or image is None:
                 raise SourceError(f"device {self._path} gives no more pictures", source=self._path)
-            yield Shot(image, captured_ns)
+            yield Shot.of(image, captured_ns)
 
     def close(self) -> None:
         """Give the device back."""

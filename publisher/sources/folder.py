@@ -62,7 +62,7 @@ class FolderSource:
                 if not pacer.wait(number * self._interval_s):
                     return
                 number += 1
-                yield Shot(image, time.monotonic_ns())
+                yield Shot.of(image, time.monotonic_ns())
             if not found:
                 raise SourceError(f"folder {self._folder}: none of its files is a picture", source=str(self._folder))
             if not self._loop:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.errors import ConfigError, SourceError
+from camfabric.common.frame import Codec
 from camfabric.common.redact import redact
 from camfabric.common.settings import TIMES
 from camfabric.publisher.sources.pacer import Pacer
-from camfabric.publisher.sources.source import Shot
+from camfabric.publisher.sources.packets import Packets, codec_of
+from camfabric.publisher.sources.source import Packet, Shot
 
 if TYPE_CHECKING:
     import av.container
     import av.video
 
-__all__ = ["FileSource", "UrlSource"]
+    from camfabric.common.frame import Image
+
+__all__ = ["FileSource", "MjpegDeviceSource", "UrlSource"]
+
+logger = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 64
 """Packets whose delay is remembered."""
@@ -32,8 +40,10 @@ _MAX_GAP_S: Final = 60.0
 _BRACKETS: Final = re.compile(r"\[Errno -?\d+\] |: '.*'$|; .*$")
 
 
-def _open(address: str, options: dict[str, str], timeout: tuple[float, float] | None) -> Any:
-    """An open container and its video stream.
+def _open(
+    address: str, options: dict[str, str], timeout: tuple[float, float] | None, *, form: str | None = None
+) -> Any:
+    """An open container that has video. `form` is FFmpeg's name of its format, where that cannot be told.
 
     Raises:
         SourceError: FFmpeg cannot open it, or it has no video.
@@ -46,7 +56,7 @@ def _open(address: str, options: dict[str, str], timeout: tuple[float, float] | 
             "video files and URLs need the extra 'video': pip install 'camfabric[video]'", setting="source"
         ) from error
     try:
-        container = av.open(address, options=options, timeout=timeout)
+        container = av.open(address, format=form, options=options, timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _translate(error, address, "cannot be opened") from error
     if not container.streams.video:
@@ -79,9 +89,10 @@ def _translate(error: Exception, address: str, what: str) -> SourceError:
 class FileSource:
     """A video file, paced by its own timestamps, once or for ever."""
 
-    def __init__(self, path: Path, *, loop: bool, stop: threading.Event) -> None:
+    def __init__(self, path: Path, *, loop: bool, packets: bool = False, stop: threading.Event) -> None:
         self._path = path
         self._loop = loop
+        self._packets = packets
         self._stop = stop
         if not path.exists():
             raise SourceError(
@@ -89,55 +100,99 @@ class FileSource:
             )
         self._container = _open(str(path), {}, None)
 
-    def shots(self) -> Iterator[Shot]:
-        """The file's pictures when they are due.
+    def shots(self) -> Iterator[Shot | Packet]:
+        """The file's pictures, or packets, when they are due. Times go on where the file begins anew.
 
         Raises:
             SourceError: the file is damaged from its beginning.
         """
         import av
 
+        shift = 0
         while True:
             stream = self._container.streams.video[0]
             interval_s = 1 / float(stream.average_rate or stream.guessed_rate or _DEFAULT_FPS)
-            pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
+            codec = _carried(stream, str(self._path)) if self._packets else None
             count = 0
             try:
-                for picture in self._container.decode(stream):
-                    image = picture.to_ndarray(format="bgr24")
-                    # A bare stream, such as a .h264 file, has no times: then its rate has to do.
-                    if not pacer.wait(count * interval_s if picture.time is None else picture.time):
-                        return
+                shots: Iterator[Shot | Packet] = (
+                    self._pictures(stream, interval_s)
+                    if codec is None
+                    else self._coded(stream, codec, interval_s, shift)
+                )
+                for shot in shots:
                     count += 1
-                    yield Shot(image, time.monotonic_ns())
+                    yield shot
             except av.FFmpegError as error:
                 # A damaged end is an end; a file that gives nothing at all is an error.
                 if not count:
                     raise _translate(error, str(self._path), "cannot be read") from error
+            if self._stop.is_set():
+                return
             if not count:
                 raise SourceError(f"{self._path} has no pictures", source=str(self._path))
             if self._stop.wait(interval_s) or not self._loop:
                 return
+            shift = self._shift
             # Opened anew, because not every file can be wound back.
             self._container.close()
             self._container = _open(str(self._path), {}, None)
+
+    def _pictures(self, stream: Any, interval_s: float) -> Iterator[Shot]:
+        pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
+        for count, picture in enumerate(self._container.decode(stream)):
+            # A bare stream, such as a .h264 file, has no times: then its rate has to do.
+            if not pacer.wait(count * interval_s if picture.time is None else picture.time):
+                return
+            yield _shot(picture, time.monotonic_ns())
+
+    def _coded(self, stream: Any, codec: Codec, interval_s: float, shift: int) -> Iterator[Packet]:
+        pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
+        arrivals = _Arrivals(stream.time_base)
+        packets = Packets(stream, codec)
+        self._shift = shift
+        for count, packet in enumerate(self._container.demux(stream)):
+            at = packet.dts if packet.dts is not None else packet.pts
+            at_s = count * interval_s if at is None or not stream.time_base else float(at * stream.time_base)
+            if not packet.size:
+                continue
+            if not pacer.wait(at_s):
+                return
+            now_ns = time.monotonic_ns()
+            arrivals.came(packet.pts, now_ns)
+            if stream.time_base and packet.pts is not None:
+                end = packet.pts + (packet.duration or int(interval_s / stream.time_base))
+                self._shift = max(self._shift, shift + end)
+            for coded in packets.of(packet, arrivals.shown_ns(packet.pts)):
+                yield _shifted(coded, shift)
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
 
+def _shifted(packet: Packet, shift: int) -> Packet:
+    if not shift:
+        return packet
+    pts = None if packet.pts is None else packet.pts + shift
+    dts = None if packet.dts is None else packet.dts + shift
+    return replace(packet, pts=pts, dts=dts)
+
+
 class UrlSource:
     """A live stream. `rtsp_transport` is "tcp" or "udp", for RTSP alone."""
 
-    def __init__(self, address: str, *, rtsp_transport: str) -> None:
+    def __init__(self, address: str, *, rtsp_transport: str, packets: bool = False) -> None:
         self._address = address
-        is_rtsp = address.lower().startswith(("rtsp://", "rtsps://"))
-        options = {"rtsp_transport": rtsp_transport} if is_rtsp else {}
+        self._packets = packets
+        # The rate is not needed, and finding it takes a second or two of what the camera sends.
+        options = {"fpsprobesize": "0"}
+        if address.lower().startswith(("rtsp://", "rtsps://")):
+            options["rtsp_transport"] = rtsp_transport
         self._container = _open(address, options, (TIMES.open_s, TIMES.read_s))
 
-    def shots(self) -> Iterator[Shot]:
-        """Pictures as they come; a picture's time is when its packet came, before decoding.
+    def shots(self) -> Iterator[Shot | Packet]:
+        """Pictures, or packets, as they come; a picture's time is when its packet came, before decoding.
 
         Raises:
             SourceError: the stream broke, or gave nothing for 5 s.
@@ -145,18 +200,84 @@ class UrlSource:
         import av
 
         stream = self._container.streams.video[0]
+        codec = _carried(stream, self._address) if self._packets else None
         arrivals = _Arrivals(stream.time_base)
+        packets = Packets(stream, codec) if codec is not None else None
         try:
             for packet in self._container.demux(stream):
                 arrivals.came(packet.pts, time.monotonic_ns())
-                for picture in _decoded(packet):
-                    yield Shot(picture.to_ndarray(format="bgr24"), arrivals.captured_ns(picture.pts))
+                if packets is not None:
+                    yield from packets.of(packet, arrivals.shown_ns(packet.pts))
+                else:
+                    for picture in _decoded(packet):
+                        yield _shot(picture, arrivals.captured_ns(picture.pts))
         except (av.FFmpegError, OSError) as error:
             raise _translate(error, self._address, "broke off") from error
 
     def close(self) -> None:
         """Close the stream."""
         self._container.close()
+
+
+class MjpegDeviceSource:
+    """A camera at this machine that makes JPEGs itself, by FFmpeg's V4L2: they are not decoded."""
+
+    def __init__(self, container: Any, path: str) -> None:
+        self._container = container
+        self._path = path
+
+    @classmethod
+    def open(cls, path: str, *, form: str = "v4l2") -> MjpegDeviceSource | None:
+        """Open a device; None where it gives no JPEGs, or PyAV is not installed."""
+        try:
+            container = _open(path, {"input_format": "mjpeg"}, (TIMES.open_s, TIMES.read_s), form=form)
+        except (SourceError, ConfigError) as error:
+            logger.debug("%s is not read as Motion JPEG: %s", path, error)
+            return None
+        if codec_of(container.streams.video[0]) is not Codec.JPEG:
+            container.close()
+            return None
+        return cls(container, path)
+
+    def shots(self) -> Iterator[Packet]:
+        """Packets as the device gives them.
+
+        Raises:
+            SourceError: it gave none; unplugged, most likely.
+        """
+        import av
+
+        stream = self._container.streams.video[0]
+        packets = Packets(stream, Codec.JPEG)
+        try:
+            for packet in self._container.demux(stream):
+                yield from packets.of(packet, time.monotonic_ns())
+        except (av.FFmpegError, OSError) as error:
+            raise SourceError(f"device {self._path} gives no more pictures", source=self._path) from error
+        raise SourceError(f"device {self._path} gives no more pictures", source=self._path)
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._container.close()
+
+
+def _carried(stream: Any, address: str) -> Codec | None:
+    """The codec of a stream that is to be passed on; None, and a line that says so, where it has to be decoded."""
+    codec = codec_of(stream)
+    if codec is None:
+        logger.info(
+            "%s sends %s, which is not carried as it is: it is decoded, and sent as JPEG",
+            redact(address),
+            stream.codec_context.name,
+        )
+    return codec
+
+
+def _shot(picture: av.VideoFrame, captured_monotonic_ns: int) -> Shot:
+    def draw() -> Image:
+        return picture.to_ndarray(format="bgr24", threads=1)
+
+    return Shot(draw, (picture.width, picture.height), captured_monotonic_ns)
 
 
 class _Arrivals:
@@ -180,14 +301,18 @@ class _Arrivals:
 
     def captured_ns(self, pts: int | None) -> int:
         """When the picture of that time was captured, as well as one can tell; never before the last one."""
+        self._captured_ns = max(self.shown_ns(pts), self._captured_ns)
+        return self._captured_ns
+
+    def shown_ns(self, pts: int | None) -> int:
+        """The same of a packet, which may be of a picture that is shown before the last one."""
         captured_ns = self._last_ns
         if pts is not None and self._delays_ns:
             captured_ns = int(pts * self._tick_ns + min(self._delays_ns))
         if not self._last_ns - _MAX_DELAY_NS <= captured_ns <= self._last_ns:
             # The camera's times have jumped: the arrival is the better word for as long as the jump is remembered.
             captured_ns = self._last_ns
-        self._captured_ns = max(captured_ns, self._captured_ns)
-        return self._captured_ns
+        return captured_ns
 
 
 def _decoded(packet: av.Packet[Any]) -> list[av.video.VideoFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -144,12 +145,13 @@ class SceneSource:
         self._stop = stop
 
     def shots(self) -> Iterator[Shot]:
-        """Pictures at the times that the rate gives; where drawing is too slow, some are left out."""
+        """Pictures at the times that the rate gives. They are drawn where they are looked at."""
         start = time.monotonic()
         number = 0
         while not self._stop.wait(max(0.0, start + number * self._interval_s - time.monotonic())):
             captured_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
-            yield Shot(self._scene.draw(number, captured_ns), monotonic_ns)
+            draw = functools.partial(self._scene.draw, number, captured_ns)
+            yield Shot(draw, (self._scene.width, self._scene.height), monotonic_ns)
             number = max(number + 1, int((time.monotonic() - start) / self._interval_s))
 
     def close(self) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
 from camfabric.common.errors import ConfigError
+from camfabric.common.frame import Codec
 from camfabric.common.redact import redact
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["Shot", "Source", "SourceAddress", "Wanted", "open_source", "parse_size", "parse_source"]
+__all__ = ["Packet", "Shot", "Source", "SourceAddress", "Wanted", "open_source", "parse_size", "parse_source"]
 
 _URL_SCHEMES: Final = (
     "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srtp", "http", "https", "udp", "tcp", "srt", "mms", "mmsh", "hls",
@@ -31,17 +32,40 @@ _DEFAULT_SCENE: Final = {"size": "1280x720", "fps": "30"}
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture from a source and when it was captured. The array belongs to whoever gets it."""
+    """A picture from a source and when it was captured."""
 
-    image: Image
+    draw: Callable[[], Image]
+    """Gives the picture, a new array that belongs to the caller; called at most twice, in any thread."""
+    size: tuple[int, int]
+    """(width, height) in px."""
+    captured_monotonic_ns: int
+
+    @classmethod
+    def of(cls, image: Image, captured_monotonic_ns: int) -> Shot:
+        """A picture that is there already, and will not be written again."""
+        return cls(lambda: image, (image.shape[1], image.shape[0]), captured_monotonic_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packet:
+    """A coded picture from a source, as the camera made it: what `Publisher.send_packet` is given."""
+
+    payload: bytes
+    codec: Codec
+    size: tuple[int, int]
+    keyframe: bool
+    disposable: bool
+    pts: int | None
+    dts: int | None
+    time_base: tuple[int, int] | None
     captured_monotonic_ns: int
 
 
 class Source(Protocol):
     """An open source."""
 
-    def shots(self) -> Iterator[Shot]:
-        """Its pictures, as they come or when they are due. Ends where the source ends.
+    def shots(self) -> Iterator[Shot | Packet]:
+        """Its pictures, or its packets, as they come or when they are due. Ends where the source ends.
 
         Raises:
             SourceError: it failed; it is to be opened anew.
@@ -74,6 +98,8 @@ class Wanted:
     size: tuple[int, int] | None = None
     loop: bool = False
     rtsp_transport: str = "tcp"
+    packets: bool = False
+    """The camera's own packets, where their codec can be carried, and not pictures."""
 
 
 def parse_size(text: str, *, setting: str = "size") -> tuple[int, int]:
@@ -186,7 +212,10 @@ def open_source(address: SourceAddress, wanted: Wanted, *, stop: threading.Event
             )
         case "device":
             from camfabric.publisher.sources.device import DeviceSource
+            from camfabric.publisher.sources.media import MjpegDeviceSource
 
+            if wanted.packets and (source := MjpegDeviceSource.open(address.text)) is not None:
+                return source
             return DeviceSource(address.text, size=wanted.size, fps=wanted.fps)
         case "folder":
             from camfabric.publisher.sources.folder import FolderSource
@@ -195,8 +224,8 @@ def open_source(address: SourceAddress, wanted: Wanted, *, stop: threading.Event
         case "file":
             from camfabric.publisher.sources.media import FileSource
 
-            return FileSource(Path(address.text), loop=wanted.loop, stop=stop)
+            return FileSource(Path(address.text), loop=wanted.loop, packets=wanted.packets, stop=stop)
         case _:
             from camfabric.publisher.sources.media import UrlSource
 
-            return UrlSource(address.text, rtsp_transport=wanted.rtsp_transport)
+            return UrlSource(address.text, rtsp_transport=wanted.rtsp_transport, packets=wanted.packets)

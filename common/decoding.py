@@ -1,0 +1,135 @@
+"""Decoding: takes frames out of a mailbox and makes pictures of them, in the consumer's own thread."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from camfabric.common.codecs import Decoded, VideoDecoder, decode
+from camfabric.common.errors import CodecError
+from camfabric.common.frame import Frame
+from camfabric.common.mailbox import Mailbox
+from camfabric.common.settings import TIMES
+
+__all__ = ["Decoding"]
+
+
+class _Track:
+    """One inter-coded camera's decoder, and what its next picture owes. Used by whoever has leased the camera."""
+
+    def __init__(self) -> None:
+        self.decoder = VideoDecoder()
+        self.missed = 0
+        self.dropped = 0
+        self.shown_at = 0.0
+
+    def take_over(self, packet: Frame) -> None:
+        """Owe what the packet counts."""
+        self.missed += packet.missed
+        self.dropped += packet.dropped
+
+
+class Decoding:
+    """Pictures out of a mailbox. Safe for any number of threads.
+
+    Of an inter-coded stream, packets go through the decoder in order. With `mode="latest"` those that have piled up are
+    decoded in one go and the last picture is taken; the others are never converted, and those that no other needs never
+    decoded. What takes too long is done in pieces, so that a late joiner sees the stream catch up.
+
+    `complain` is called with a camera and an error for each frame that cannot be decoded.
+    """
+
+    def __init__(self, mailbox: Mailbox, complain: Callable[[str, CodecError], None]) -> None:
+        self._mailbox = mailbox
+        self._complain = complain
+        self._tracks: dict[str, _Track] = {}
+        self._ready: deque[Frame] = deque()
+        self.dropped: dict[str, int] = {}
+        """Pictures of each camera that were not shown because the consumer was slow, although decoded or decodable."""
+
+    def take(self, timeout: float | None) -> Frame:
+        """The next frame out of the mailbox, to be given to `picture`.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            Closed: the mailbox is closed and empty.
+        """
+        if self._ready:
+            try:
+                return self._ready.popleft()
+            except IndexError:  # another thread was quicker
+                pass
+        return self._mailbox.get(timeout, lease=True)
+
+    def picture(self, frame: Frame) -> Frame | None:
+        """A taken frame with its picture, or a newer one of its camera; None where there is none to show now."""
+        if frame.decoded is not None:
+            return frame
+        if frame.codec.is_intra:
+            self._tracks.pop(frame.camera, None)
+            try:
+                return replace(frame, decoded=decode(frame))
+            except CodecError as error:
+                self._complain(frame.camera, error)
+                return None
+        track = self._tracks.get(frame.camera)
+        if track is None:
+            track = self._tracks[frame.camera] = _Track()
+        try:
+            if self._mailbox.mode == "latest":
+                return self._newest(track, frame)
+            return self._next(track, frame)
+        finally:
+            self._mailbox.release(frame.camera)
+
+    def _newest(self, track: _Track, frame: Frame) -> Frame | None:
+        camera = frame.camera
+        begun = time.monotonic()
+        # A consumer that takes its time between two reads gives decoding as much, so that it never falls behind.
+        end = begun + max(TIMES.catch_up_s, begun - track.shown_at if track.shown_at else 0.0)
+        newest: Decoded | None = None
+        packet: Frame | None = frame
+        while packet is not None:
+            if packet.disposable and self._mailbox.has_more(camera):
+                track.take_over(packet)
+                track.decoder.skip(packet)
+                self._skipped(track, camera, 1)
+            elif pictures := self._fed(track, packet):
+                self._skipped(track, camera, len(pictures) - (newest is None))
+                newest = pictures[-1]
+            packet = None if time.monotonic() > end else self._mailbox.get_more(camera)
+        if newest is None:
+            return None
+        track.shown_at = time.monotonic()
+        return self._shown(track, newest)
+
+    def _next(self, track: _Track, frame: Frame) -> Frame | None:
+        shown = [self._shown(track, decoded) for decoded in self._fed(track, frame)]
+        self._ready.extend(picture for picture in shown[1:] if picture is not None)
+        return shown[0] if shown else None
+
+    def _fed(self, track: _Track, packet: Frame) -> list[Decoded]:
+        track.take_over(packet)
+        try:
+            pictures = track.decoder.feed(packet)
+        except CodecError as error:
+            self._complain(packet.camera, error)
+            pictures = []
+        if track.decoder.waiting:
+            track.missed += 1
+        return pictures
+
+    def _skipped(self, track: _Track, camera: str, count: int) -> None:
+        track.dropped += count
+        self.dropped[camera] = self.dropped.get(camera, 0) + count
+
+    def _shown(self, track: _Track, decoded: Decoded) -> Frame | None:
+        try:
+            frame = decoded.converted()
+        except CodecError as error:
+            self._complain(decoded.frame.camera, error)
+            return None
+        missed, dropped, track.missed, track.dropped = track.missed, track.dropped, 0, 0
+        return replace(frame, missed=missed, dropped=dropped)

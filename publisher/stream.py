@@ -1,0 +1,218 @@
+"""One channel of a camera: what was captured, how it is coded, and what is kept of it for late joiners."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from camfabric.common import wire
+from camfabric.common.codecs import Encoder
+from camfabric.common.frame import Frame
+from camfabric.common.groups import Groups
+from camfabric.common.mailbox import Slot
+from camfabric.common.settings import LIMITS, Limits
+from camfabric.common.topics import topic
+
+if TYPE_CHECKING:
+    from camfabric.common.frame import Image
+
+__all__ = ["Captured", "Message", "Stream"]
+
+Message: TypeAlias = tuple[bytes, Any]
+"""A frame's header and payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A picture that was captured. It is drawn, or turned into an array, only when it is to be encoded."""
+
+    frame: Frame
+    """What is known of it."""
+    draw: Callable[[], Image]
+
+
+class Stream:
+    """Belongs to the sender's thread, but for `offer` and `offer_packet`, and what may be read from any thread."""
+
+    def __init__(
+        self,
+        channel: str,
+        camera: str,
+        encoder: Encoder,
+        *,
+        resize: Callable[[Image], Image] | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.channel: Final = channel
+        self.topic: Final = topic(channel, camera)
+        self._encoder = encoder
+        self._resize = resize
+        self._limits = limits
+        self._subscriptions: set[bytes] = set()
+        self._slot: Slot[Captured] = Slot()
+        self._packets: deque[Frame | None] = deque()
+        self._choked = False
+        self._newest: Captured | None = None
+        self._needs_keyframe = True
+        self._groups = Groups(limits)
+        self._next_seq = 0
+        self._watched = threading.Event()
+        self.on_packet: Callable[[Frame], None] | None = None
+        """Called with each packet that is passed on."""
+        self.carries_packets = False
+        """Whether coded frames are passed on, and not pictures encoded."""
+        self.codec = ""
+        """Of the last frame."""
+        self.size = (0, 0)
+        """(width, height) in px of the last frame."""
+        self.encoded = 0
+        """Pictures given to the encoder."""
+        self.dropped = 0
+        """Pictures replaced by a newer one before they were encoded, while somebody watched; packets passed over."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody subscribes to it."""
+        return self._watched.is_set()
+
+    @property
+    def kept(self) -> int:
+        """How many frames a late joiner is given at once."""
+        return len(self._groups.get(self.topic))
+
+    @property
+    def kept_over(self) -> bool:
+        """Whether what came since the last keyframe is too much to be kept."""
+        return self._groups.is_over(self.topic)
+
+    # From whoever captures
+
+    def offer(self, captured: Captured) -> None:
+        """Put a picture in place of the one that is not encoded yet."""
+        if self._slot.put(captured) and self.watched:
+            self.dropped += 1
+
+    def offer_packet(self, frame: Frame) -> None:
+        """Add a coded frame. All are passed on, but where the sender is stuck: then from the next keyframe on."""
+        if len(self._packets) >= self._limits.backlog_frames:
+            self._choked = True
+        if self._choked and not frame.keyframe:
+            self.dropped += 1
+            return
+        if self._choked:
+            self._choked = len(self._packets) >= 2 * self._limits.backlog_frames
+        if self._choked:
+            self.dropped += 1
+            return
+        self._packets.append(frame)
+
+    def forget(self) -> None:
+        """Forget the packets that are kept: their source is closed, and what it gives next does not follow."""
+        self._packets.append(None)
+
+    # From whoever subscribes
+
+    def subscribe(self, prefix: bytes) -> list[Message]:
+        """Add a subscription that covers the topic. Returns what goes out at once: the newest, to the first viewer."""
+        # Only what matches is kept, so that nobody can fill this set.
+        self._subscriptions.add(prefix)
+        if self.watched:
+            return []
+        self._watched.set()
+        self._needs_keyframe = True
+        return self._newest_messages()
+
+    def unsubscribe(self, prefix: bytes) -> None:
+        """Remove a subscription."""
+        self._subscriptions.discard(prefix)
+        if not self._subscriptions:
+            self._watched.clear()
+
+    def unwatch(self) -> None:
+        """Nobody subscribes any more: the socket is closed."""
+        self._subscriptions.clear()
+        self._watched.clear()
+
+    def _newest_messages(self) -> list[Message]:
+        captured = self._slot.take() or self._newest
+        if captured is not None:
+            return self._coded(captured)
+        kept = self._groups.get(self.topic)
+        return list(kept) if self._is_still() else []
+
+    def replay(self) -> Sequence[Message]:
+        """What is kept for late joiners, the newest picture with it."""
+        if not self.watched and (captured := self._slot.take()) is not None:
+            self._needs_keyframe = True
+            self._coded(captured)
+        return self._groups.get(self.topic)
+
+    def _is_still(self) -> bool:
+        """Whether one frame is all that is kept, as of intra-coded streams."""
+        return len(self._groups.get(self.topic)) == 1
+
+    def pull(self) -> list[Message]:
+        """What is to be sent now: packets that came, and the newest picture, encoded, if somebody watches.
+
+        Raises:
+            FabricError: a picture cannot be encoded.
+        """
+        messages = []
+        while self._packets:
+            if (frame := self._packets.popleft()) is not None:
+                messages.append(self._passed_on(frame))
+            elif not self._is_still():
+                self._groups.drop(self.topic)
+        if self.watched and (captured := self._slot.take()) is not None:
+            messages += self._coded(captured)
+        return messages
+
+    def frames_kept(self, camera: str) -> list[Frame]:
+        """What is kept, as frames."""
+        return [
+            replace(wire.unpack_frame(self.topic, header, payload), camera=camera)
+            for header, payload in self._groups.get(self.topic)
+        ]
+
+    def _passed_on(self, frame: Frame) -> Message:
+        frame = replace(frame, seq=self._next_seq, encoded_ns=time.time_ns())
+        message = self._numbered(frame)
+        self.carries_packets = True
+        if self.on_packet is not None:
+            self.on_packet(frame)
+        return message
+
+    def _coded(self, captured: Captured) -> list[Message]:
+        image = captured.draw()
+        if self._resize is not None:
+            image = self._resize(image)
+        self.encoded += 1
+        frames = self._encoder.encode(captured.frame, image, keyframe=self._needs_keyframe)
+        now_ns = time.time_ns()
+        messages = [self._numbered(replace(frame, encoded_ns=now_ns)) for frame in frames]
+        if frames:
+            self._needs_keyframe = False
+            # A still is kept coded; of a video stream the picture is needed, to make a keyframe of it.
+            self._newest = None if frames[-1].codec.is_intra else Captured(captured.frame, captured.draw)
+        return messages
+
+    def _numbered(self, frame: Frame) -> Message:
+        """Give a coded frame its number, and keep it."""
+        frame = replace(frame, seq=self._next_seq)
+        header = wire.pack_header(frame)
+        self._next_seq += 1
+        self._groups.keep(
+            self.topic,
+            epoch=frame.epoch,
+            seq=frame.seq,
+            keyframe=frame.keyframe,
+            header=header,
+            payload=frame.payload,
+        )
+        self.codec = frame.codec.label
+        self.size = (frame.width, frame.height)
+        return header, frame.payload
