@@ -33,7 +33,10 @@ _BATCH: Final = 64
 _SUBSCRIBE: Final = b"\x01"
 _UNSUBSCRIBE: Final = b"\x00"
 _ANSWERED: Final = 8192
-_TICK_S: Final = 0.1
+_TICK_S: Final = 0.25
+"""Between two looks at what depends on time, and as long again where no frame wakes the broker meanwhile."""
+_STATUSES_S: Final = 0.1
+"""Between two answers to new subscribers to statuses."""
 
 
 @dataclass(slots=True)
@@ -149,12 +152,18 @@ class Broker:
         next_tick = next_word = time.monotonic()
         try:
             while not self._stop_asked:
-                poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
+                wait_s = next_tick + _TICK_S - time.monotonic()
+                if any(outlet.asked for outlet in self._outlets):
+                    wait_s = min(wait_s, _STATUSES_S)
+                ready = dict(poller.poll(int(max(0.0, wait_s) * 1000) + 1))
                 for outlet in self._outlets:
-                    self._hear(outlet)
-                    self._hand_out_statuses(outlet)
+                    if outlet.socket in ready:
+                        self._hear(outlet)
+                    if outlet.asked:
+                        self._hand_out_statuses(outlet)
                 for inlet in self._inlets:
-                    self._drain(inlet)
+                    if inlet.socket in ready:
+                        self._drain(inlet)
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
                     self._tick()
@@ -191,19 +200,25 @@ class Broker:
         if topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS)):
             # Many at once are one question more: all statuses go out together, ten times a second at most.
             outlet.asked.add(prefix if len(outlet.asked) < _BATCH else topic(STATUS))
-        elif (request := parse_request(prefix)) is not None and request[0] == REPLAY:
-            if kept := self._groups.get(request[2].encode() + b"/"):
-                # Answered here; the request goes no further, and its end finds nothing to take back.
-                outlet.socket.send_multipart(wire.pack_replay(prefix, kept), copy=False)
-                outlet.backlog.owes(subscription, sum(len(payload) for _, payload in kept))
-                return
+        elif kept := self._kept_for(prefix):
+            # Answered here; the request goes no further, and its end finds nothing to take back.
+            outlet.socket.send_multipart(wire.pack_replay(prefix, kept), copy=False)
+            outlet.backlog.owes(subscription, sum(len(payload) for _, payload in kept))
+            return
         if self._interest.add(prefix, outlet.number):
             self._send_up(_SUBSCRIBE + prefix)
 
+    def _kept_for(self, prefix: bytes) -> Sequence[tuple[bytes, Any]]:
+        """What is kept of the stream that a replay request asks for; nothing where it is none, or nothing is kept."""
+        request = parse_request(prefix)
+        if request is None or request[0] != REPLAY:
+            return ()
+        return self._groups.get(f"{request[2]}/".encode())
+
     def _hand_out_statuses(self, outlet: _Outlet) -> None:
-        if not outlet.asked or (now := time.monotonic()) < outlet.next_statuses:
+        if (now := time.monotonic()) < outlet.next_statuses:
             return
-        outlet.next_statuses = now + _TICK_S
+        outlet.next_statuses = now + _STATUSES_S
         asked = tuple(outlet.asked)
         outlet.asked.clear()
         for camera, packed in self._statuses.items():
@@ -339,7 +354,9 @@ class Broker:
 
     def _send(self, parts: list[Any]) -> None:
         for outlet in self._outlets:
-            outlet.socket.send_multipart([*parts[:-1], outlet.backlog.counted(parts[-1])], copy=False)
+            for part in parts[:-1]:
+                outlet.socket.send(part, zmq.SNDMORE, copy=False)
+            outlet.socket.send(outlet.backlog.counted(parts[-1]), copy=False)
 
     def _tick(self) -> None:
         self._waker.clear()

@@ -65,7 +65,8 @@ class Mailbox:
 
     With `mode="latest"` a camera's box holds what is needed for its newest picture: one frame of an intra-coded stream,
     the packets since the last keyframe of an inter-coded one. One that overflows is emptied, and takes packets again
-    from the next keyframe on. With `mode="every"` there is one queue for all. Both are bounded, and count what they drop.
+    from the next keyframe on. With `mode="every"` there is one queue for all. Both are bounded, and count what they
+    drop.
 
     `notify`, if given, is called after each frame put, and at the close, by the thread that does it, without the lock.
     """

@@ -45,18 +45,10 @@ class Status:
     sent: int = 0
     """Frames sent in this epoch."""
     sent_bytes: int = 0
-    encoded: int = 0
-    """Pictures encoded in this epoch, on all channels."""
     dropped: int = 0
     """Pictures replaced by a newer one before they were encoded, while somebody watched."""
     watched: bool = False
     """Somebody subscribes to its main stream."""
-    low: bool = False
-    """It has a small picture on `low/`."""
-    kept: int = 0
-    """Frames of the main stream since its last keyframe that a late joiner is given at once; a broker says its own."""
-    kept_over: bool = False
-    """They were over the bound, so that a late joiner waits for the next keyframe."""
     source: str = ""
     """Kind of source: "test", "device", "file", "folder", "rtsp", "program" ...; never an address."""
     insecure: bool = False
@@ -65,6 +57,14 @@ class Status:
     """Brokers that it came through."""
     rivals: int = 0
     """Other publishers that claim this name; said by a broker."""
+    encoded: int = 0
+    """Pictures encoded in this epoch, on all channels."""
+    low: bool = False
+    """It has a small picture on `low/`."""
+    kept: int = 0
+    """Frames of the main stream since its last keyframe that a late joiner is given at once; a broker says its own."""
+    kept_over: bool = False
+    """They were over the bound, so that a late joiner waits for the next keyframe."""
 
 
 _FIELDS: Final[dict[str, type]] = {
@@ -72,6 +72,8 @@ _FIELDS: Final[dict[str, type]] = {
     for field in fields(Status)
     if field.name != "camera"
 }
+_ADDED: Final = ("encoded", "low", "kept", "kept_over")
+"""What came after version 1 was frozen: sent only where it says something, so that all else is as it was."""
 _MAX_TEXT: Final = 300
 _MAX_INT: Final = 1 << 64
 
@@ -79,6 +81,7 @@ _MAX_INT: Final = 1 << 64
 def pack_status(status: Status) -> bytes:
     """The second part of a status message; the first is its topic."""
     packed = {"v": VERSION} | {name: getattr(status, name) for name in _FIELDS}
+    packed = {name: value for name, value in packed.items() if value or name not in _ADDED}
     return pack_map({name: value[:_MAX_TEXT] if isinstance(value, str) else value for name, value in packed.items()})
 
 

@@ -58,6 +58,8 @@ _NONE: Final = -(1 << 63)
 # captured encoded captured_monotonic pts dts time_base(2) reserved
 _META: Final = struct.Struct("<4sBBBBHBxIIIQQqqqqqII8x")
 _META_BYTES: Final = _META.size
+_PEEK: Final = struct.Struct("<4sBBxxHB13xQQ")
+"""What a broker needs of them: magic version kind flags hops epoch seq."""
 # The header is a map whose first entry is "m", 96 bytes as bin 8: so the metadata always begins at byte 5.
 _HEADS: Final = tuple(bytes([0x80 | entries, 0xA1, 0x6D, 0xC4, _META_BYTES]) for entries in range(1, 16))
 _META_AT: Final = 5
@@ -161,8 +163,11 @@ def peek(header: Buffer, *, limits: Limits = LIMITS) -> Peek:
     Raises:
         WireError: it is not a frame's header of this version.
     """
-    fields = _unpack_meta(header, limits)
-    return Peek(epoch=fields[10], seq=fields[11], hops=fields[6], keyframe=bool(fields[5] & _KEYFRAME))
+    _check_begin(header, limits)
+    magic, version, kind, flags, hops, epoch, seq = _PEEK.unpack_from(header, _META_AT)
+    if (magic, version, kind) != (_MAGIC, VERSION, _KIND_FRAME):
+        _check_kind(magic, version, kind)
+    return Peek(epoch, seq, hops, bool(flags & _KEYFRAME))
 
 
 def with_hop(header: Buffer) -> bytes:
@@ -172,18 +177,26 @@ def with_hop(header: Buffer) -> bytes:
     return bytes(changed)
 
 
-def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
+def _check_begin(header: Buffer, limits: Limits) -> None:
     if len(header) > limits.header_bytes:
         raise WireError(f"header of {len(header)} bytes", reason="size")
     if len(header) < _META_AT + _META_BYTES or bytes(header[:_META_AT]) not in _HEADS:
         raise WireError("header does not begin as a frame's does", reason="header")
-    fields = _META.unpack_from(header, _META_AT)
-    if fields[0] != _MAGIC:
+
+
+def _check_kind(magic: bytes, version: int, kind: int) -> None:
+    if magic != _MAGIC:
         raise WireError("wrong magic", reason="magic")
-    if fields[1] != VERSION:
-        raise WireError(f"version {fields[1]}; this is version {VERSION}", reason="version")
-    if fields[2] != _KIND_FRAME:
-        raise WireError(f"unknown kind {fields[2]}", reason="version")
+    if version != VERSION:
+        raise WireError(f"version {version}; this is version {VERSION}", reason="version")
+    if kind != _KIND_FRAME:
+        raise WireError(f"unknown kind {kind}", reason="version")
+
+
+def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
+    _check_begin(header, limits)
+    fields = _META.unpack_from(header, _META_AT)
+    _check_kind(*fields[:3])
     return fields
 
 

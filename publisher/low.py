@@ -1,4 +1,4 @@
-"""The small picture, `low/`: how it is asked for, and how it is made of a camera's packets while somebody watches it."""
+"""The small picture, `low/`: what it is like, and how it is made of a camera's packets while somebody watches it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camfabric.common.codecs import by_name, decode, encoder, jpeg, names, raw
+from camfabric.common.codecs import Encoding, by_name, decode, jpeg, make_encoder, names, raw
 from camfabric.common.errors import CodecError, ConfigError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
@@ -29,16 +29,8 @@ def _ramp(height: int, width: int, channels: int = 3) -> Any:
 
 
 def _frame(codec: Codec, image: Any, **fields: Any) -> Frame:
-    coder = encoder(codec)
-    pixel_format = coder.check(image)
-    made = Frame(
-        camera="cctv/1",
-        codec=codec,
-        pixel_format=pixel_format if codec is Codec.RAW else PixelFormat.NONE,
-        width=image.shape[1],
-        height=image.shape[0],
-        payload=coder.encode(image, quality=90),
-    )
+    encoder = make_encoder(Encoding(codec=codec, quality=90))
+    (made,) = encoder.encode(Frame(camera="cctv/1"), image, keyframe=True)
     return replace(made, **fields)
 
 
@@ -104,7 +96,7 @@ def test_these_are_pictures(shape: tuple[int, ...], dtype: Any, pixel_format: Pi
 def test_these_are_none_and_the_error_names_shape_and_dtype(codec: Codec, shape: tuple[int, ...], dtype: str) -> None:
     image = np.zeros(shape, dtype)
     with pytest.raises(CodecError) as caught:
-        encoder(codec).check(image)
+        make_encoder(Encoding(codec=codec)).check(image)
     assert str(shape) in str(caught.value)
     assert str(image.dtype) in str(caught.value)
     assert "(H, W, 3) uint8 BGR" in str(caught.value)
@@ -128,7 +120,7 @@ def test_too_many_pixels_are_refused() -> None:
     assert image.shape[0] * image.shape[1] > LIMITS.pixels
     for codec in Codec:
         with pytest.raises(CodecError, match="more than"):
-            encoder(codec).check(image)
+            make_encoder(Encoding(codec=codec)).check(image)
 
 
 def test_too_long_a_side_is_no_jpeg() -> None:
@@ -139,7 +131,7 @@ def test_too_long_a_side_is_no_jpeg() -> None:
 
 
 def test_codecs_have_names() -> None:
-    assert names() == ["raw", "jpeg"]
+    assert names() == ["raw", "jpeg", "h264", "h265"]
     assert [by_name(name) for name in names()] == list(Codec)
     with pytest.raises(ConfigError, match=r"'JPEG'.*raw, jpeg") as caught:
         by_name("JPEG")

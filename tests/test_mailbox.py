@@ -344,7 +344,7 @@ def test_a_full_queue_between_threads_adds_up() -> None:
 
 
 def test_a_slot_holds_the_newest() -> None:
-    slot = Slot()
+    slot: Slot[Frame] = Slot()
     assert slot.take() is None
     assert slot.put(_frame(seq=1)) is False
     assert slot.put(_frame(seq=2)) is True

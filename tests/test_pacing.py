@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camfabric.common.settings import TIMES
-from camfabric.publisher.capture import Backoff, RateLimit
+from camfabric.publisher.capture import Backoff
+from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sources import pacer as pacer_module
 from camfabric.publisher.sources.pacer import Pacer
 

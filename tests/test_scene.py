@@ -89,7 +89,7 @@ def test_a_source_counts_its_pictures_until_it_is_stopped() -> None:
     source = SceneSource(size=(256, 64), fps=1000, label="a", stop=stop)
     numbers = []
     for shot in source.shots():
-        time_ms, number = read_timecode(shot.image)
+        time_ms, number = read_timecode(shot.draw())
         numbers.append(number)
         assert time_ms > 0
         assert shot.captured_monotonic_ns > 0

@@ -52,17 +52,17 @@ def test_the_scene_keeps_its_rate_and_shows_its_time_and_number() -> None:
     rest = [next(shots) for _ in range(25)]
     elapsed_s = (rest[-1].captured_monotonic_ns - first.captured_monotonic_ns) / 1e9
     assert 0.4 < elapsed_s < 2
-    number_of = [read_timecode(shot.image)[1] for shot in [first, *rest]]
+    number_of = [read_timecode(shot.draw())[1] for shot in [first, *rest]]
     assert number_of == sorted(set(number_of))
-    assert abs(read_timecode(rest[-1].image)[0] - time.time() * 1000) < 2000
-    assert first.image.shape == (360, 640, 3)
+    assert abs(read_timecode(rest[-1].draw())[0] - time.time() * 1000) < 2000
+    assert first.draw().shape == (360, 640, 3)
 
 
 def test_a_file_is_paced_by_its_own_timestamps_and_ends(tmp_path: Path) -> None:
     path = _write_video(tmp_path / "v.mp4", frames=13, fps=25)
     shots = list(_open(str(path)).shots())
     assert len(shots) == 13
-    assert [int(shot.image.mean()) for shot in shots] == sorted(int(shot.image.mean()) for shot in shots)
+    assert [int(shot.draw().mean()) for shot in shots] == sorted(int(shot.draw().mean()) for shot in shots)
     span_s = (shots[-1].captured_monotonic_ns - shots[0].captured_monotonic_ns) / 1e9
     assert 0.4 < span_s < 1.5
 
@@ -71,7 +71,7 @@ def test_a_bare_stream_without_times_is_paced_by_its_rate_and_can_be_looped(tmp_
     path = _write_video(tmp_path / "v.h264", frames=10, fps=25)
     shots = _open(str(path), Wanted(label="x", loop=True)).shots()
     first = [next(shots) for _ in range(10)]
-    assert next(shots).image.shape == (48, 64, 3)
+    assert next(shots).draw().shape == (48, 64, 3)
     assert (first[-1].captured_monotonic_ns - first[0].captured_monotonic_ns) / 1e9 > 0.25
 
 
@@ -94,7 +94,7 @@ def test_capture_times_of_reordered_pictures_are_even() -> None:
 def test_a_looped_file_goes_on(tmp_path: Path) -> None:
     path = _write_video(tmp_path / "v.mp4", frames=5, fps=100)
     shots = _open(str(path), Wanted(label="x", loop=True)).shots()
-    means = [int(next(shots).image.mean()) for _ in range(12)]
+    means = [int(next(shots).draw().mean()) for _ in range(12)]
     assert means[5] == means[0] == means[10]
 
 
@@ -113,7 +113,7 @@ def test_a_folder_gives_its_pictures_in_order_and_leaves_out_what_is_none(
     (tmp_path / "4.jpg").write_text("no picture")
     (tmp_path / "notes.txt").write_text("x")
     shots = list(_open(str(tmp_path), Wanted(label="x", fps=100)).shots())
-    assert [shot.image[0, 0, 0] for shot in shots] == [10, 20, 30]
+    assert [shot.draw()[0, 0, 0] for shot in shots] == [10, 20, 30]
     assert "4.jpg is not a picture" in caplog.text
 
 
@@ -157,7 +157,7 @@ def test_a_device_by_opencv(tmp_path: Path) -> None:
     path = _write_video(tmp_path / "v.avi", frames=5, codec="mpeg4")
     source = DeviceSource(str(path), backend=cv2.CAP_FFMPEG)
     shots = source.shots()
-    assert [next(shots).image.shape for _ in range(5)] == [(48, 64, 3)] * 5
+    assert [next(shots).draw().shape for _ in range(5)] == [(48, 64, 3)] * 5
     with pytest.raises(SourceError, match="gives no more pictures"):
         next(shots)
     source.close()

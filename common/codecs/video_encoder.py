@@ -1,4 +1,4 @@
-"""Encoding H.264 and H.265 with low delay by PyAV (extra `video`), in software or by a hardware encoder that is named."""
+"""Encoding H.264 and H.265 with low delay by PyAV (extra `video`), in software or by a named hardware encoder."""
 
 from __future__ import annotations
 
@@ -222,7 +222,8 @@ def check(image: Any, codec: Codec) -> PixelFormat:
     pixel_format = pixel_format_of(image, codec=codec.label)
     if pixel_format is PixelFormat.GRAY16:
         raise CodecError(
-            f"got shape {image.shape}, dtype {image.dtype}: {codec.label} has 8 bits a channel; use codec='raw' for uint16",
+            f"got shape {image.shape}, dtype {image.dtype}: {codec.label} has 8 bits a channel;"
+            " use codec='raw' for uint16",
             codec=codec.label,
         )
     if min(image.shape[:2]) < 16:

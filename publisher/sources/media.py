@@ -94,6 +94,7 @@ class FileSource:
         self._loop = loop
         self._packets = packets
         self._stop = stop
+        self._begins_at = self._ends_at = 0
         if not path.exists():
             raise SourceError(
                 f"{path} is not there: give a file, a folder, a device, test:// or a URL", source=str(path)
@@ -108,7 +109,6 @@ class FileSource:
         """
         import av
 
-        shift = 0
         while True:
             stream = self._container.streams.video[0]
             interval_s = 1 / float(stream.average_rate or stream.guessed_rate or _DEFAULT_FPS)
@@ -116,9 +116,7 @@ class FileSource:
             count = 0
             try:
                 shots: Iterator[Shot | Packet] = (
-                    self._pictures(stream, interval_s)
-                    if codec is None
-                    else self._coded(stream, codec, interval_s, shift)
+                    self._pictures(stream, interval_s) if codec is None else self._coded(stream, codec, interval_s)
                 )
                 for shot in shots:
                     count += 1
@@ -133,7 +131,7 @@ class FileSource:
                 raise SourceError(f"{self._path} has no pictures", source=str(self._path))
             if self._stop.wait(interval_s) or not self._loop:
                 return
-            shift = self._shift
+            self._begins_at = self._ends_at
             # Opened anew, because not every file can be wound back.
             self._container.close()
             self._container = _open(str(self._path), {}, None)
@@ -146,11 +144,10 @@ class FileSource:
                 return
             yield _shot(picture, time.monotonic_ns())
 
-    def _coded(self, stream: Any, codec: Codec, interval_s: float, shift: int) -> Iterator[Packet]:
+    def _coded(self, stream: Any, codec: Codec, interval_s: float) -> Iterator[Packet]:
         pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
         arrivals = _Arrivals(stream.time_base)
         packets = Packets(stream, codec)
-        self._shift = shift
         for count, packet in enumerate(self._container.demux(stream)):
             at = packet.dts if packet.dts is not None else packet.pts
             at_s = count * interval_s if at is None or not stream.time_base else float(at * stream.time_base)
@@ -162,9 +159,9 @@ class FileSource:
             arrivals.came(packet.pts, now_ns)
             if stream.time_base and packet.pts is not None:
                 end = packet.pts + (packet.duration or int(interval_s / stream.time_base))
-                self._shift = max(self._shift, shift + end)
-            for coded in packets.of(packet, arrivals.shown_ns(packet.pts)):
-                yield _shifted(coded, shift)
+                self._ends_at = max(self._ends_at, self._begins_at + end)
+            for coded in packets.of(packet, arrivals.captured_ns(packet.pts)):
+                yield _shifted(coded, self._begins_at)
 
     def close(self) -> None:
         """Close the file."""
@@ -207,7 +204,7 @@ class UrlSource:
             for packet in self._container.demux(stream):
                 arrivals.came(packet.pts, time.monotonic_ns())
                 if packets is not None:
-                    yield from packets.of(packet, arrivals.shown_ns(packet.pts))
+                    yield from packets.of(packet, arrivals.captured_ns(packet.pts))
                 else:
                     for picture in _decoded(packet):
                         yield _shot(picture, arrivals.captured_ns(picture.pts))
@@ -281,7 +278,7 @@ def _shot(picture: av.VideoFrame, captured_monotonic_ns: int) -> Shot:
 
 
 class _Arrivals:
-    """When packets came, to tell when a picture was captured once it comes out of the decoder.
+    """When packets came, to tell when a picture was captured.
 
     With B-frames packets come in decoding order, and some later than pictures that are shown after them. The camera's
     own times are even, so they are taken, moved by the smallest delay seen among the last packets.
@@ -291,7 +288,9 @@ class _Arrivals:
         self._tick_ns = float(time_base * 10**9) if time_base else 0.0
         self._delays_ns: deque[float] = deque(maxlen=_REMEMBERED)
         self._last_ns = 0
-        self._captured_ns = 0
+        self._ahead_pts: int | None = None
+        self._ahead_ns = 0
+        self._behind_ns = 0
 
     def came(self, pts: int | None, now_ns: int) -> None:
         """A packet came."""
@@ -300,18 +299,19 @@ class _Arrivals:
             self._delays_ns.append(now_ns - pts * self._tick_ns)
 
     def captured_ns(self, pts: int | None) -> int:
-        """When the picture of that time was captured, as well as one can tell; never before the last one."""
-        self._captured_ns = max(self.shown_ns(pts), self._captured_ns)
-        return self._captured_ns
-
-    def shown_ns(self, pts: int | None) -> int:
-        """The same of a packet, which may be of a picture that is shown before the last one."""
-        captured_ns = self._last_ns
+        """When the picture of that time was captured, as well as one can tell; in the order of these times."""
+        captured_ns, steady = self._last_ns, False
         if pts is not None and self._delays_ns:
-            captured_ns = int(pts * self._tick_ns + min(self._delays_ns))
-        if not self._last_ns - _MAX_DELAY_NS <= captured_ns <= self._last_ns:
-            # The camera's times have jumped: the arrival is the better word for as long as the jump is remembered.
-            captured_ns = self._last_ns
+            moved_ns = int(pts * self._tick_ns + min(self._delays_ns))
+            # Where the camera's times have jumped, the arrival is the better word as long as the jump is remembered.
+            if self._last_ns - _MAX_DELAY_NS <= moved_ns <= self._last_ns:
+                captured_ns, steady = moved_ns, True
+        # The smallest delay shrinks while a camera sends what it has kept: a picture that is shown after the one that
+        # is furthest ahead is not captured before it, and one that is shown before it, not before the one behind that.
+        if steady and pts is not None and self._ahead_pts is not None and pts <= self._ahead_pts:
+            return max(captured_ns, self._behind_ns)
+        captured_ns = max(captured_ns, self._ahead_ns)
+        self._behind_ns, self._ahead_ns, self._ahead_pts = self._ahead_ns, captured_ns, pts
         return captured_ns
 
 

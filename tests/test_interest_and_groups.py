@@ -1,4 +1,4 @@
-"""What a broker remembers: what is subscribed to, and the last pictures."""
+"""What a broker remembers: what is subscribed to, and what came since the last keyframe."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camfabric.broker import Broker
 from camfabric.broker.interest import Interest
-from camfabric.broker.pictures import Pictures
+from camfabric.common.groups import Groups
 from camfabric.common.settings import Limits
 from camfabric.publisher import Publisher
 from camfabric.subscriber import Subscriber
@@ -81,57 +82,85 @@ def test_it_is_bounded() -> None:
     assert interest.add(b"one more")
 
 
-# Pictures
+# Groups
 
 
-def test_the_last_picture_is_kept() -> None:
-    pictures = Pictures()
-    assert pictures.get(b"cam/a/") is None
-    pictures.keep(b"cam/a/", b"h1", b"p1")
-    pictures.keep(b"cam/a/", b"h2", b"p2")
-    pictures.keep(b"cam/b/", b"h3", b"p3")
-    assert pictures.get(b"cam/a/") == (b"h2", b"p2")
-    assert pictures.topics() == [b"cam/a/", b"cam/b/"]
-    pictures.drop(b"cam/a/")
-    pictures.drop(b"cam/a/")
-    assert pictures.get(b"cam/a/") is None
-    assert pictures.topics() == [b"cam/b/"]
+def _keep(groups: Groups, topic: bytes, seq: int, *, keyframe: bool = False, epoch: int = 1, size: int = 1) -> None:
+    groups.keep(topic, epoch=epoch, seq=seq, keyframe=keyframe, header=b"h%d" % seq, payload=bytes(size))
 
 
-def test_a_picture_without_a_payload_is_one() -> None:
-    pictures = Pictures()
-    pictures.keep(b"cam/a/", b"", b"")
-    assert pictures.get(b"cam/a/") == (b"", b"")
+def _kept(groups: Groups, topic: bytes = b"cam/a/") -> list[bytes]:
+    return [header for header, _ in groups.get(topic)]
 
 
-def test_what_does_not_fit_is_not_kept_and_nothing_older_is_given_for_it() -> None:
-    pictures = Pictures(Limits(replay_bytes=10))
-    pictures.keep(b"cam/a/", b"h", b"12345")
-    pictures.keep(b"cam/a/", b"h", b"1234567890")
-    assert pictures.get(b"cam/a/") is None
-    pictures.keep(b"cam/b/", b"h", b"123456789")
-    assert pictures.get(b"cam/b/") is not None
+def test_all_since_the_last_keyframe_is_kept() -> None:
+    groups = Groups()
+    assert _kept(groups) == []
+    _keep(groups, b"cam/a/", 4)  # in the middle of a group
+    assert _kept(groups) == []
+    _keep(groups, b"cam/a/", 5, keyframe=True)
+    _keep(groups, b"cam/a/", 6)
+    _keep(groups, b"cam/b/", 1, keyframe=True)
+    assert _kept(groups) == [b"h5", b"h6"]
+    _keep(groups, b"cam/a/", 7, keyframe=True)
+    assert _kept(groups) == [b"h7"]
+    assert groups.topics() == [b"cam/b/", b"cam/a/"]
+    groups.drop(b"cam/a/")
+    groups.drop(b"cam/a/")
+    assert _kept(groups) == []
+    assert groups.topics() == [b"cam/b/"]
+
+
+def test_a_group_with_a_hole_is_none() -> None:
+    groups = Groups()
+    for seq, keyframe in ((1, True), (2, False), (4, False), (5, False)):
+        _keep(groups, b"cam/a/", seq, keyframe=keyframe)
+    assert _kept(groups) == []
+    _keep(groups, b"cam/a/", 6, keyframe=True)
+    _keep(groups, b"cam/a/", 7, epoch=2)
+    assert _kept(groups) == []
+    assert not groups.is_over(b"cam/a/")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(group_bytes=10),
+        Limits(replay_bytes=10),
+        Limits(parts=4),
+        Limits(index_bytes=16 + 2 * 5),
+    ],
+    ids=["group", "all", "parts", "index"],
+)
+def test_a_group_over_a_bound_is_not_kept_until_its_next_keyframe(limits: Limits) -> None:
+    groups = Groups(limits)
+    _keep(groups, b"cam/a/", 1, keyframe=True)
+    _keep(groups, b"cam/a/", 2)
+    assert _kept(groups) == [b"h1", b"h2"]
+    _keep(groups, b"cam/a/", 3, size=9)
+    assert _kept(groups) == []
+    assert groups.is_over(b"cam/a/")
+    _keep(groups, b"cam/a/", 4)
+    assert _kept(groups) == []
+    _keep(groups, b"cam/a/", 5, keyframe=True)
+    assert _kept(groups) == [b"h5"]
+    assert not groups.is_over(b"cam/a/")
 
 
 @_SOME
-@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.none() | st.integers(0, 60)), max_size=40))
-def test_pictures_stay_within_their_bound(steps: list[tuple[bytes, int | None]]) -> None:
-    pictures = Pictures(Limits(replay_bytes=100))
-    model: dict[bytes, int] = {}
-    for topic, size in steps:
-        model.pop(topic, None)
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.none() | st.integers(0, 60), st.booleans()), max_size=60)
+)
+def test_groups_stay_within_their_bound(steps: list[tuple[bytes, int | None, bool]]) -> None:
+    groups = Groups(Limits(replay_bytes=100))
+    for seq, (topic, size, keyframe) in enumerate(steps):
         if size is None:
-            pictures.drop(topic)
+            groups.drop(topic)
         else:
-            pictures.keep(topic, b"head", bytes(size))
-            if sum(model.values()) + 4 + size <= 100:
-                model[topic] = 4 + size
-        assert {kept: len(head) + len(payload) for kept, (head, payload) in _kept(pictures).items()} == model
-        assert sum(model.values()) <= 100
-
-
-def _kept(pictures: Pictures) -> dict[bytes, tuple[bytes, bytes]]:
-    return {topic: kept for topic in pictures.topics() if (kept := pictures.get(topic)) is not None}
+            groups.keep(topic, epoch=1, seq=seq, keyframe=keyframe, header=b"head", payload=bytes(size))
+        held = sum(len(header) + len(payload) for name in groups.topics() for header, payload in groups.get(name))
+        assert held <= 100
+        assert held == groups._bytes
 
 
 # Both, in a broker with two endpoints for subscribers
