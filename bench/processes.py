@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["free_endpoint", "pss_mb", "rss_mb", "running", "start"]
+__all__ = ["cpu_percent", "cpu_s", "free_endpoint", "pss_mb", "rss_mb", "running", "start"]
 
 
 def free_endpoint() -> str:
@@ -54,3 +56,18 @@ def pss_mb(pid: int) -> float:
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1000
     raise ValueError(f"no figure of process {pid}")
+
+
+def cpu_s(pid: int) -> float:
+    """The time that a process has had a CPU, in user and kernel mode, in seconds, by the kernel's own accounting."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_percent(pids: dict[str, int], seconds: float) -> dict[str, float]:
+    """What each process takes of one core over a time, in percent."""
+    before = {name: cpu_s(pid) for name, pid in pids.items()}
+    begun = time.monotonic()
+    time.sleep(seconds)
+    elapsed_s = time.monotonic() - begun
+    return {name: 100 * (cpu_s(pid) - before[name]) / elapsed_s for name, pid in pids.items()}

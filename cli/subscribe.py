@@ -33,6 +33,7 @@ _SAVED: Final = re.compile(r"\d{8}T\d{6}\.\d{3}Z-\d+\.(jpg|png)")
 def subscribe(
     filters: Filters = None,
     from_: From = None,
+    channel: Annotated[Literal["cam", "low"], typer.Option(help="The main streams, or the small pictures.")] = "cam",
     frames: Annotated[int | None, typer.Option(help="End after this many frames.")] = None,
     duration: Duration = None,
     mode: Annotated[
@@ -58,14 +59,27 @@ def subscribe(
     album = _Album(save, keep) if save is not None else None
     with (
         Subscriber(
-            from_default(from_), cameras=filters or (), mode=mode, decode=False, insecure=insecure
+            from_default(from_),
+            cameras=filters or (),
+            channel=channel,
+            mode=mode,
+            decode=album is not None,
+            insecure=insecure,
         ) as subscriber,
         stopped_by_signals(subscriber.ask_close),
     ):
         taken = 0
         thinning = _Thinning(every)
         for received in _frames(subscriber, duration=duration, timeout=timeout):
-            if (frame := thinning.admitted(received)) is None:
+            frame: Frame | None = received
+            # What is thinned out is not decoded, but where the pictures behind it need it.
+            if album is None or received.codec.is_intra:
+                frame = thinning.admitted(received)
+            if album is not None and frame is not None:
+                frame = subscriber.decoded(frame)
+                if frame is not None and not frame.codec.is_intra:
+                    frame = thinning.admitted(frame)
+            if frame is None:
                 continue
             write_line(_as_json(frame) if json_ else _as_text(frame))
             if album is not None:
@@ -90,7 +104,7 @@ def _frames(subscriber: Subscriber, *, duration: float | None, timeout: float | 
         if end is not None and now >= end:
             return
         try:
-            frame = subscriber.read(max(min(waits), 0.0))
+            frame = subscriber.take(max(min(waits), 0.0))
         except ConfigError:
             return
         except TimeoutError as error:
@@ -111,7 +125,7 @@ def _as_json(frame: Frame) -> str:
             "camera": frame.camera,
             "epoch": frame.epoch,
             "seq": frame.seq,
-            "codec": frame.codec.name.lower(),
+            "codec": frame.codec.label,
             "keyframe": frame.keyframe,
             "width": frame.width,
             "height": frame.height,
@@ -128,7 +142,7 @@ def _as_json(frame: Frame) -> str:
 
 def _as_text(frame: Frame) -> str:
     return (
-        f"{frame.camera:<20} #{frame.seq:<7} {frame.width}x{frame.height} {frame.codec.name.lower():<4}"
+        f"{frame.camera:<20} #{frame.seq:<7} {frame.width}x{frame.height} {frame.codec.label:<4}"
         f" {len(frame.payload) / 1000:8.1f} kB  age {frame.age_ms:7.1f} ms"
         f"  missed {frame.missed}  dropped {frame.dropped}"
     )
@@ -156,36 +170,27 @@ class _Thinning:
 
 
 class _Album:
-    """A folder of saved pictures: JPEG as it came, raw as PNG."""
+    """A folder of saved pictures: JPEG as it came, raw as PNG, video as JPEG."""
 
     def __init__(self, folder: Path, keep: int | None) -> None:
-        from camfabric.common.codecs import prepare
-
         self._folder = folder
         self._keep = keep
         make_folder(folder)
-        prepare()
 
     def save(self, frame: Frame) -> None:
-        from camfabric.common.codecs import decode
-        from camfabric.common.errors import CodecError
         from camfabric.common.frame import Codec
 
         folder = self._folder / frame.camera
         folder.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(frame.captured_ns // 1_000_000_000))
         name = f"{stamp}.{frame.captured_ns // 1_000_000 % 1000:03d}Z-{frame.seq:06d}"
-        try:
-            image = decode(frame)
-        except CodecError as error:
-            logger.warning("not saved: %s", error)
-            return
         if frame.codec is Codec.JPEG:
             write_file(folder / f"{name}.jpg", bytes(frame.payload))
         else:
             import cv2
 
-            write_file(folder / f"{name}.png", cv2.imencode(".png", image)[1].tobytes())
+            ending = "png" if frame.codec is Codec.RAW else "jpg"
+            write_file(folder / f"{name}.{ending}", cv2.imencode(f".{ending}", frame.image)[1].tobytes())
         if self._keep is not None:
             # Its own alone: there may be others, and a camera's folder may end in .jpg.
             pictures = sorted(path for path in folder.iterdir() if _SAVED.fullmatch(path.name) and path.is_file())

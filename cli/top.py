@@ -60,6 +60,11 @@ def state_cell(status: Status | None) -> str:
     return f"[{_COLORS.get(status.state, 'magenta')}]{escape(status.state + reason)}[/][red]{conflict}[/]"
 
 
+def _kept_cell(status: Status) -> str:
+    """How many frames a late joiner is given at once."""
+    return "[yellow]too much[/]" if status.kept_over else str(status.kept)
+
+
 class _Rates:
     """Mbit/s of each camera, from the bytes that its statuses count."""
 
@@ -100,11 +105,13 @@ def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str, *, wide: b
             "codec": lambda status: status.codec,
             "source": lambda status: status.source,
             "dropped": lambda status: str(status.dropped),
+            "encoded": lambda status: str(status.encoded),
+            "kept": _kept_cell,
             "hops": lambda status: str(status.hops),
             "up": lambda status: f"{status.uptime_ms // 1000} s",
         }
     for name in cells:
-        numbers = name in ("fps in", "fps out", "Mbit/s", "size", "dropped", "hops", "up")
+        numbers = name in ("fps in", "fps out", "Mbit/s", "size", "dropped", "encoded", "kept", "hops", "up")
         table.add_column(name, justify="right" if numbers else "left", min_width=_MIN_WIDTHS.get(name))
     for status in cameras.values():
         table.add_row(*(cell(status) for cell in cells.values()))

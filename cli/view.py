@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -15,60 +15,84 @@ from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from camfabric.subscriber import Subscriber
+    from camfabric.cli.watching import Watching
     from camfabric.subscriber.mosaic import Mosaic
 
-__all__ = ["take_frames", "view"]
+__all__ = ["view"]
 
 logger = logging.getLogger(__name__)
 
 _REDRAW_S: Final = 0.2
+_PAUSE_S: Final = 1 / 60
+"""At least so long between two drawings ..."""
+_SMALL_PAUSE_S: Final = 0.1
+"""... and so long where all are small pictures, which come five times a second."""
+_SIZE: Final = (1280, 720)
+_NUMBERS: Final = frozenset("123456789")
 
 
 def view(
     filters: Filters = None,
     from_: From = None,
     duration: Duration = None,
+    channel: Annotated[
+        Literal["auto", "cam", "low"],
+        typer.Option(help="The main streams, the small pictures, or what fits the tiles' size."),
+    ] = "auto",
     save: Annotated[Path, typer.Option(help="Where the key s saves what is shown.")] = Path(),
     insecure: Insecure = False,
 ) -> None:
-    """Show cameras in a window. Keys: q quits, s saves what is shown."""
+    """Show cameras in a window. A click, or 1 to 9, enlarges one and brings all back; s saves, q quits."""
     positive(duration, "--duration")
     from camfabric.cli.window import Window
-    from camfabric.subscriber import Subscriber
+
+    endpoints = from_default(from_)
+    title = "camfabric: " + (" ".join(filters or []) or "all cameras")
+    mosaic_width, mosaic_height = _SIZE
+    window = Window(title, width=mosaic_width, height=mosaic_height)
+    # After the window, whose OpenCV has to be loaded before PyAV.
+    from camfabric.cli.watching import Watching
     from camfabric.subscriber.mosaic import Mosaic
 
-    with Subscriber(from_default(from_), cameras=filters or (), insecure=insecure) as subscriber:
-        mosaic = Mosaic()
-        window = Window(
-            "camfabric: " + (" ".join(filters or []) or "all cameras"), width=mosaic.width, height=mosaic.height
-        )
-        with stopped_by_signals(subscriber.ask_close):
-            end = None if duration is None else time.monotonic() + duration
-            while (end is None or time.monotonic() < end) and take_frames(subscriber, mosaic):
-                window.show(mosaic.draw())
-                key = window.key(1)
-                if key == "s":
-                    _save(mosaic, save)
-                if key == "q" or not window.is_open:
-                    break
+    mosaic = Mosaic(width=mosaic_width, height=mosaic_height)
+    end = None if duration is None else time.monotonic() + duration
+    with (
+        Watching(endpoints, filters or (), channel=channel, insecure=insecure) as watching,
+        stopped_by_signals(watching.ask_close),
+    ):
+        window.on_click(lambda x, y: _enlarge(watching, mosaic, mosaic.camera_at(x, y)))
+        while (end is None or time.monotonic() < end) and _take(watching, mosaic):
+            begun = time.monotonic()
+            window.show(mosaic.draw())
+            # It lives while it waits for a key: as long as another drawing would be of no use.
+            pause_s = _SMALL_PAUSE_S if watching.is_small else _PAUSE_S
+            key = window.key(int((begun + pause_s - time.monotonic()) * 1000))
+            if key == "s":
+                _save(mosaic, save)
+            elif key in _NUMBERS:
+                _enlarge(watching, mosaic, mosaic.camera_number(int(key)))
+            if key == "q" or not window.is_open:
+                break
         window.close()
 
 
-def take_frames(subscriber: Subscriber, mosaic: Mosaic) -> bool:
+def _take(watching: Watching, mosaic: Mosaic) -> bool:
     """Wait for a frame, a fifth of a second at most, and take what else is there. Returns False once it is closed."""
-    wait_s = _REDRAW_S
     try:
-        for _ in range(len(subscriber.cameras()) + 1):
-            mosaic.update(subscriber.read(wait_s))
-            wait_s = 0.0
-    except TimeoutError:
-        pass
+        for frame in watching.frames(_REDRAW_S):
+            mosaic.update(frame)
     except ConfigError:
         return False
-    for status in subscriber.cameras().values():
+    for status in watching.cameras().values():
         mosaic.hear(status)
     return True
+
+
+def _enlarge(watching: Watching, mosaic: Mosaic, camera: str | None) -> None:
+    """Show one camera large, or all again where one is."""
+    if mosaic.enlarged is not None:
+        camera = None
+    watching.enlarged = mosaic.enlarged = camera
 
 
 def _save(mosaic: Mosaic, folder: Path) -> None:

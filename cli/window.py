@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from camfabric.common.errors import ConfigError
@@ -53,6 +54,16 @@ class Window:
             self._sized = True
             cv2.resizeWindow(self._title, image.shape[1], image.shape[0])
         cv2.imshow(self._title, image)
+
+    def on_click(self, act: Callable[[int, int], None]) -> None:
+        """Call `act` with the picture's column and row at each click with the left button, while `key` is called."""
+        import cv2
+
+        def hear(event: int, x: int, y: int, flags: int, data: object) -> None:
+            if event == cv2.EVENT_LBUTTONUP:
+                act(x, y)
+
+        cv2.setMouseCallback(self._title, hear)
 
     def key(self, wait_ms: int) -> str:
         """The key pressed within the time, or ""; the window lives only while this is called."""

@@ -51,6 +51,8 @@ class Mosaic:
         self.height = height
         self._clock = clock
         self._tiles: dict[str, _Tile] = {}
+        self.enlarged: str | None = None
+        """The one camera that is drawn, or None for all."""
 
     def update(self, frame: Frame, *, fps: float | None = None) -> None:
         """Take in a decoded frame. `fps` is its camera's rate; without, it is that of these calls."""
@@ -76,19 +78,44 @@ class Mosaic:
     def draw(self) -> Image:
         """The mosaic as it is now."""
         canvas = np.full((self.height, self.width, 3), _BACKGROUND, np.uint8)
-        if not self._tiles:
+        places = self._places()
+        if not places:
             _centred(canvas, "waiting for cameras", self.height // 2, max(self.height // 24, 12), _DIM)
-            return canvas
-        columns = _columns(len(self._tiles), self.width / self.height)
-        rows = math.ceil(len(self._tiles) / columns)
-        for index, (camera, tile) in enumerate(self._tiles.items()):
-            row, column = divmod(index, columns)
-            top, bottom = row * self.height // rows, (row + 1) * self.height // rows
-            left, right = column * self.width // columns, (column + 1) * self.width // columns
-            inset = _GAP // 2 if len(self._tiles) > 1 else 0
+        for camera, (left, top, right, bottom) in places.items():
+            inset = _GAP // 2 if len(places) > 1 else 0
             view = canvas[top + inset : bottom - inset, left + inset : right - inset]
-            self._draw_tile(view, camera, tile)
+            self._draw_tile(view, camera, self._tiles[camera])
         return canvas
+
+    def _places(self) -> dict[str, tuple[int, int, int, int]]:
+        """Where each tile is drawn: (left, top, right, bottom) in px."""
+        shown = [camera for camera in self._tiles if self.enlarged in (None, camera)]
+        if not shown:
+            return {}
+        columns = _columns(len(shown), self.width / self.height)
+        rows = math.ceil(len(shown) / columns)
+        places = {}
+        for index, camera in enumerate(shown):
+            row, column = divmod(index, columns)
+            places[camera] = (
+                column * self.width // columns,
+                row * self.height // rows,
+                (column + 1) * self.width // columns,
+                (row + 1) * self.height // rows,
+            )
+        return places
+
+    def camera_at(self, x: int, y: int) -> str | None:
+        """The camera whose tile is at that column and row of the drawing, or None."""
+        for camera, (left, top, right, bottom) in self._places().items():
+            if left <= x < right and top <= y < bottom:
+                return camera
+        return None
+
+    def camera_number(self, number: int) -> str | None:
+        """The camera of the tile of that number, from 1, or None."""
+        cameras = list(self._places())
+        return cameras[number - 1] if 0 < number <= len(cameras) else None
 
     def _draw_tile(self, view: Any, camera: str, tile: _Tile) -> None:
         height = view.shape[0]

@@ -115,7 +115,7 @@ class Receiver(threading.Thread):
                     link.socket.subscribe(topic(self._channel, filter_))
                     if filter_:
                         # It may be a camera's name: then the answer is here before its status is.
-                        self._mend(self._stream(filter_, link))
+                        self._ask(link, REPLAY, f"{self._channel}/{filter_}")
                 link.socket.subscribe(topic(STATUS, filter_))
             if self._channel is None:
                 link.socket.subscribe(topic(BROKER))

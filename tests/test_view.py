@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from camfabric.subscriber import Subscriber
 
 pytestmark = [pytest.mark.window, pytest.mark.timeout(150)]
 
@@ -148,3 +151,31 @@ def test_without_a_screen_view_says_so(camfabric: Any, start_broker: Any) -> Non
     assert view.wait() == 2
     assert len(view.err) == 1
     assert "no screen" in view.err[0]
+
+
+def test_view_takes_small_pictures_for_many_tiles_and_the_main_stream_of_an_enlarged_one(
+    camfabric: Any, start_broker: Any, show: Any, screen: str, eventually: Any
+) -> None:
+    broker = start_broker()
+    names = [f"cctv/{number}" for number in range(1, 7)]
+    for name in names:
+        camfabric("publish", "test://?size=640x360&fps=10", "--camera", name, "--to", broker.to)
+    with Subscriber(broker.endpoint, channel=None) as subscriber:
+        eventually(lambda: set(subscriber.cameras()) == set(names), within_s=30)
+        view = show("view", "--from", broker.endpoint)
+
+        def watched() -> list[str]:
+            return [name for name, status in subscriber.cameras().items() if status.watched]
+
+        def click(x: int, y: int) -> None:
+            command = ["xdotool", "mousemove", str(x), str(y), "click", "1"]
+            subprocess.run(command, env=os.environ | {"DISPLAY": screen}, check=True)
+
+        eventually(lambda: all(status.encoded > 2 for status in subscriber.cameras().values()))
+        assert watched() == []
+        click(640, 180)
+        eventually(lambda: watched() == ["cctv/2"])
+        click(640, 180)
+        eventually(lambda: watched() == [])
+    view.signal(signal.SIGINT)
+    assert view.wait() == 0

@@ -33,7 +33,7 @@ class Decoded:
     """A picture as the decoder gave it. Only what is shown is turned into an array."""
 
     frame: Frame
-    """That of its packet, without the payload."""
+    """That of its packet."""
     picture: av.VideoFrame
 
     def converted(self) -> Frame:
@@ -169,7 +169,7 @@ class VideoDecoder:
         packet = av.Packet(frame.payload)
         packet.pts = self._index
         packet.time_base = Fraction(1, 1)
-        self._frames[self._index] = replace(frame, payload=None)
+        self._frames[self._index] = frame
         self._index += 1
         if len(self._frames) > _REMEMBERED:
             del self._frames[next(iter(self._frames))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,11 @@ _JPEG: Final = bytes.fromhex(
     "000000000000000000000001ffc40017100003010000000000000000000000000000030562ffda0008010100003f00170b07ffd9"
 )
 """8 x 8 px, grey."""
+_H264: Final = (
+    bytes.fromhex("000000016742c00ada7a1000000300100000030328f1226a0000000168ce039c80000000016588843a262800080460"),
+    bytes.fromhex("00000001419a22a2714000ee"),
+)
+"""16 x 16 px: a light picture with its parameter sets, and a dark one behind it."""
 _LOCAL: Final = {"decoded", "received_ns", "clock_offset_ns", "missed", "dropped"}
 """What a receiver adds to a frame."""
 
@@ -46,6 +51,21 @@ def _raw(pixel_format: PixelFormat, width: int, height: int, payload: bytes, **f
 
 _JPEG_FRAME: Final = _frame(codec=Codec.JPEG, width=8, height=8, payload=_JPEG)
 _GRAY: Final = _raw(PixelFormat.GRAY8, 3, 2, bytes(range(6)))
+
+_GROUP: Final = tuple(
+    _frame(
+        codec=Codec.H264,
+        width=16,
+        height=16,
+        keyframe=number == 0,
+        seq=50 + number,
+        pts=3600 * number,
+        dts=3600 * number,
+        time_base=(1, 90_000),
+        payload=payload,
+    )
+    for number, payload in enumerate(_H264)
+)
 
 FRAMES: Final = {
     "frame-jpeg": ("a grey JPEG", _JPEG_FRAME),
@@ -94,6 +114,14 @@ FRAMES: Final = {
             hops=3,
         ),
     ),
+    "frame-h264-keyframe": ("H.264: a keyframe with its parameter sets, and its times", _GROUP[0]),
+    "frame-h264": ("H.264: a picture that needs the one before it", _GROUP[1]),
+    "frame-h265": (
+        "the codec number of H.265; presentation time not known",
+        _frame(codec=Codec.H265, width=1920, height=1080, keyframe=False, disposable=True, dts=7, time_base=(1, 1000),
+               payload=bytes.fromhex("000000010201d0")),
+    ),
+    "frame-low": ("the small picture of the same camera", replace(_JPEG_FRAME, channel="low", seq=7)),
     "frame-no-keyframe": (
         "no flags; the largest numbers that there are",
         _raw(
@@ -137,6 +165,9 @@ STATUS: Final = Status(
     hops=1,
     rivals=1,
 )
+STATUS_ADDED: Final = replace(
+    STATUS, state="live", reason="", codec="h264", rivals=0, encoded=12, low=True, kept=209, kept_over=True
+)
 CLOCK: Final = ClockAnswer(_EPOCH, 86_400_000_000_001, 86_400_000_050_001)
 
 
@@ -179,6 +210,18 @@ def _good() -> dict[str, dict[str, Any]]:
         "kind": "replay",
         "parts": pack_replay(asked, [(pack_header(_JPEG_FRAME), _JPEG)]),
         "fields": {"stream": stream, "frames": [fields_of(_JPEG_FRAME)]},
+    }
+    messages["status-added"] = {
+        "about": "the fields that came after version 1 was frozen",
+        "kind": "status",
+        "parts": [topic("status", STATUS_ADDED.camera), pack_status(STATUS_ADDED)],
+        "fields": asdict(STATUS_ADDED),
+    }
+    messages["replay-group"] = {
+        "about": "H.264 since the last keyframe",
+        "kind": "replay",
+        "parts": pack_replay(asked, [(pack_header(frame), frame.payload) for frame in _GROUP]),
+        "fields": {"stream": stream, "frames": [fields_of(frame) for frame in _GROUP]},
     }
     messages["replay-empty"] = {
         "about": "nothing was kept",
