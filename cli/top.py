@@ -99,6 +99,7 @@ def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str, *, wide: b
         "Mbit/s": lambda status: f"{rates.mbit_s(status):.1f}",
         "size": lambda status: f"{status.width}x{status.height}" if status.width else "-",
         "watched": lambda status: "yes" if status.watched else "no",
+        "kept": _kept_cell,
     }
     if wide:
         cells |= {
@@ -106,7 +107,6 @@ def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str, *, wide: b
             "source": lambda status: status.source,
             "dropped": lambda status: str(status.dropped),
             "encoded": lambda status: str(status.encoded),
-            "kept": _kept_cell,
             "hops": lambda status: str(status.hops),
             "up": lambda status: f"{status.uptime_ms // 1000} s",
         }
