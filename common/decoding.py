@@ -24,11 +24,23 @@ class _Track:
         self.missed = 0
         self.dropped = 0
         self.shown_at = 0.0
+        self._epoch: int | None = None
+        self._last = -1
+        self._again = -1
 
     def take_over(self, packet: Frame) -> None:
         """Owe what the packet counts."""
         self.missed += packet.missed
         self.dropped += packet.dropped
+        if packet.epoch != self._epoch:
+            self._epoch, self._last, self._again = packet.epoch, -1, -1
+        if packet.keyframe and packet.seq <= self._last:
+            self._again = self._last  # a replay: what was shown is decoded again, and not shown again
+        self._last = max(self._last, packet.seq)
+
+    def is_new(self, decoded: Decoded) -> bool:
+        """Whether a picture's packet was decoded for the first time."""
+        return decoded.frame.epoch != self._epoch or decoded.frame.seq > self._again
 
 
 class Decoding:
@@ -119,7 +131,7 @@ class Decoding:
             pictures = []
         if track.decoder.waiting:
             track.missed += 1
-        return pictures
+        return [decoded for decoded in pictures if track.is_new(decoded)]
 
     def _skipped(self, track: _Track, camera: str, count: int) -> None:
         track.dropped += count

@@ -58,6 +58,8 @@ class _Box:
     dropped: int = 0
     leased: bool = False
     overflowed: bool = False
+    last: tuple[int, int] = (0, -1)
+    """Epoch and number of the frame that came last."""
 
 
 class Mailbox:
@@ -109,28 +111,31 @@ class Mailbox:
     def _put_newest(self, box: _Box, frame: Frame) -> None:
         if frame.codec.is_intra or frame.keyframe:
             self._empty(box)
+            self._forgive(box, frame)
             box.overflowed = False
             self._overflowed.discard(frame.camera)
+            self._wanted.discard(frame.camera)
         elif not box.overflowed and (
             len(box.frames) >= self._limits.backlog_frames
-            or self._bytes + _bytes_of(frame) > self._limits.backlog_bytes
+            or self._bytes + self._bytes_of(frame) > self._limits.backlog_bytes
         ):
             self._empty(box)
             box.overflowed = True
             self._overflowed.add(frame.camera)
             self._line.pop(frame.camera, None)
+        box.last = (frame.epoch, frame.seq)
         if box.overflowed:
             self._owe(box, frame)
             return
         box.frames.append(frame)
-        self._bytes += _bytes_of(frame)
+        self._bytes += self._bytes_of(frame)
         # A replaced frame keeps its camera's place in the line, so that a fast camera cannot starve a slow one.
         if not box.leased:
             self._line.setdefault(frame.camera, box)
 
     def _empty(self, box: _Box) -> None:
         for skipped in box.frames:
-            self._bytes -= _bytes_of(skipped)
+            self._bytes -= self._bytes_of(skipped)
             self._owe(box, skipped)
         box.frames.clear()
 
@@ -139,15 +144,28 @@ class Mailbox:
         box.dropped += skipped.dropped + 1
         self.dropped[skipped.camera] = self.dropped.get(skipped.camera, 0) + 1
 
+    def _forgive(self, box: _Box, keyframe: Frame) -> None:
+        """Take back what is owed for frames that a replay brings again."""
+        epoch, seq = box.last
+        if keyframe.epoch == epoch and keyframe.seq <= seq and (again := min(box.dropped, seq - keyframe.seq + 1)):
+            box.dropped -= again
+            self.dropped[keyframe.camera] -= again
+
     def _put_queue(self, frame: Frame) -> None:
         self._queue.append(frame)
-        self._bytes += _bytes_of(frame)
+        self._bytes += self._bytes_of(frame)
         while len(self._queue) > 1 and (
             len(self._queue) > self._limits.backlog_frames or self._bytes > self._limits.backlog_bytes
         ):
             skipped = self._queue.popleft()
-            self._bytes -= _bytes_of(skipped)
+            self._bytes -= self._bytes_of(skipped)
             self._owe(self._boxes[skipped.camera], skipped)
+
+    def _bytes_of(self, frame: Frame) -> int:
+        """What counts towards the bound: not the one frame of an intra-coded stream, for nothing is dropped for it."""
+        if frame.payload is None or (self.mode == "latest" and frame.codec.is_intra):
+            return 0
+        return len(frame.payload)
 
     def get(self, timeout: float | None = None, *, lease: bool = False) -> Frame:
         """The next frame: in turn over the cameras that have a new one, or in order of arrival for `mode="every"`.
@@ -162,6 +180,9 @@ class Mailbox:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._ready:
             while True:
+                # Whoever asks is back, and what has overflowed is of use again.
+                self._wanted |= self._overflowed
+                self._overflowed.clear()
                 if (frame := self._next()) is not None:
                     if lease and not frame.codec.is_intra:
                         self._boxes[frame.camera].leased = True
@@ -170,8 +191,6 @@ class Mailbox:
                     return frame
                 if self._closed and not (self._queue or any(box.frames for box in self._boxes.values())):
                     raise Closed
-                self._wanted |= self._overflowed
-                self._overflowed.clear()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError
@@ -182,7 +201,7 @@ class Mailbox:
             if not self._queue or self._boxes[self._queue[0].camera].leased:
                 return None
             frame = self._queue.popleft()
-            self._bytes -= _bytes_of(frame)
+            self._bytes -= self._bytes_of(frame)
             return self._with_debts(frame)
         if not self._line:
             return None
@@ -190,7 +209,7 @@ class Mailbox:
 
     def _pop(self, box: _Box) -> Frame:
         frame = box.frames.popleft()
-        self._bytes -= _bytes_of(frame)
+        self._bytes -= self._bytes_of(frame)
         return self._with_debts(frame)
 
     def _with_debts(self, frame: Frame) -> Frame:
@@ -206,15 +225,20 @@ class Mailbox:
             self._line.setdefault(camera, box)
 
     def has_more(self, camera: str) -> bool:
-        """Whether there is another frame of a camera that this caller has leased. Always false for `mode="every"`."""
+        """Whether `get_more` has another frame. Always false for `mode="every"`."""
         with self._ready:
-            return bool(self._boxes[camera].frames)
+            return self._has_more(self._boxes[camera])
+
+    @staticmethod
+    def _has_more(box: _Box) -> bool:
+        # Frames of an intra-coded stream, which a camera may change to, are for `get`.
+        return bool(box.frames) and not box.frames[0].codec.is_intra
 
     def get_more(self, camera: str) -> Frame | None:
-        """The next frame of a camera that this caller has leased, or None where there is none now."""
+        """The next inter-coded frame of a camera that this caller has leased, or None where there is none now."""
         with self._ready:
             box = self._boxes[camera]
-            return self._pop(box) if box.frames else None
+            return self._pop(box) if self._has_more(box) else None
 
     def release(self, camera: str) -> None:
         """Give a leased camera back."""
@@ -236,7 +260,3 @@ class Mailbox:
             self._ready.notify_all()
         if self._notify is not None:
             self._notify()
-
-
-def _bytes_of(frame: Frame) -> int:
-    return len(frame.payload) if frame.payload is not None else 0

@@ -64,7 +64,7 @@ class Limits:
     """What a publisher or broker keeps of one stream since its last keyframe: half a minute at 8 Mbit/s."""
     replay_bytes: int = 64 * 1024 * 1024
     """What a broker keeps of all streams together, so that it can answer replay requests by itself."""
-    backlog_frames: int = 1000
+    backlog_frames: int = 2000
     """Frames that a mailbox holds: of all cameras with `mode="every"`, of each one with "latest" ..."""
     backlog_bytes: int = 64 * 1024 * 1024
     """... and their bytes in all, whichever is reached first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -42,22 +43,28 @@ class Rate:
 
 
 class Complaints:
-    """Counts bad messages by reason, and logs one line a peer and minute. Used by one thread."""
+    """Counts bad messages by reason, and logs one line a peer and minute. Safe for any number of threads."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
+        self._lock = threading.Lock()
         self._logged: OrderedDict[str, float] = OrderedDict()
         self.counts: Counter[str] = Counter()
 
     def note(self, peer: str, error: WireError) -> None:
         """Count `error`, and log it if `peer` was not complained about in the last minute."""
-        self.counts[error.reason] += 1
-        now = self._clock()
-        if now - self._logged.get(peer, float("-inf")) < TIMES.complain_s:
-            return
-        self._logged[peer] = now
-        self._logged.move_to_end(peer)
-        if len(self._logged) > _MAX_PEERS:
-            self._logged.popitem(last=False)
-        self._logger.warning("bad message from %s dropped: %s", peer, error)
+        if self._is_news(peer, error):
+            self._logger.warning("bad message from %s dropped: %s", peer, error)
+
+    def _is_news(self, peer: str, error: WireError) -> bool:
+        with self._lock:
+            self.counts[error.reason] += 1
+            now = self._clock()
+            if now - self._logged.get(peer, float("-inf")) < TIMES.complain_s:
+                return False
+            self._logged[peer] = now
+            self._logged.move_to_end(peer)
+            if len(self._logged) > _MAX_PEERS:
+                self._logged.popitem(last=False)
+            return True

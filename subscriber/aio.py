@@ -37,6 +37,7 @@ class AsyncSubscriber:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._decode = decode
         self._decoding: asyncio.Future[Frame | None] | None = None
         self._subscriber = Subscriber(
@@ -56,11 +57,24 @@ class AsyncSubscriber:
     async def read(self, timeout: float | None = None) -> Frame:
         """The next frame; waits for it at most `timeout` seconds, or for ever. Safe to cancel.
 
+        Of several tasks that read, each frame goes to one, in their turn.
+
         Raises:
             TimeoutError: none came; says which camera is silent.
             ConfigError: the subscriber is closed.
         """
         deadline = None if timeout is None else self._loop.time() + timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"no frame within {timeout:g} s: another task is reading") from None
+        try:
+            return await self._read(timeout, deadline)
+        finally:
+            self._turn.release()
+
+    async def _read(self, timeout: float | None, deadline: float | None) -> Frame:
         while True:
             # A read that was cancelled while it decoded has left its frame here.
             if self._decoding is None:
@@ -68,16 +82,14 @@ class AsyncSubscriber:
                 if not self._decode:
                     return frame
                 self._decoding = self._loop.run_in_executor(None, self._subscriber.decoded, frame)
-            decoding = self._decoding
             try:
-                picture = await asyncio.shield(decoding)
+                picture = await asyncio.shield(self._decoding)
             except Exception:
                 self._decoding = None
                 raise
-            if self._decoding is decoding:
-                self._decoding = None
-                if picture is not None:
-                    return picture
+            self._decoding = None
+            if picture is not None:
+                return picture
 
     async def _next(self, timeout: float | None, deadline: float | None) -> Frame:
         while True:

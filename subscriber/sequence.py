@@ -26,6 +26,7 @@ class Sequence:
         self._held: list[Frame] = []
         self._held_bytes = 0
         self._from_keyframe = True
+        self._begun = False
         self.waiting = False
         """Whether packets are held until there is a replay or a keyframe."""
 
@@ -38,57 +39,57 @@ class Sequence:
         if frame.epoch != self._epoch:
             # A publisher that started anew has lost nothing.
             self._epoch, self._last = frame.epoch, frame.seq - 1
-            self._drop_held()
+            self._take_held()
             self._from_keyframe = True
-            self.waiting = False
+            self._begun = self.waiting = False
         if frame.seq <= self._last:
             return []
         if frame.codec.is_intra or frame.keyframe:
             return self._go_on(frame)
-        if self.waiting:
-            self._hold(frame)
-            return []
         if self._from_keyframe or frame.seq != self._last + 1:
             self.waiting = True
             self._hold(frame)
             return []
         self._last = frame.seq
-        return [frame]
+        if not self.waiting:
+            return [frame]
+        self.waiting = False  # what was missing came after all, over another path
+        return [frame, *self._joined(self._take_held())]
+
+    def _joined(self, frames: Iterable[Frame]) -> list[Frame]:
+        return [passed for frame in frames for passed in self.live(frame)]
 
     def _go_on(self, frame: Frame) -> list[Frame]:
         """With a frame that can be decoded by itself."""
-        missed = frame.seq - self._last - 1
-        self._last = frame.seq
-        self._drop_held()
-        self.waiting = self._from_keyframe = False
-        return [replace(frame, missed=missed)]
+        self._take_held()
+        return [self._begin(frame)]
+
+    def _begin(self, keyframe: Frame) -> Frame:
+        # What came before the first one was of no use to anybody: it is not missed.
+        missed = max(keyframe.seq - self._last - 1, 0) if self._begun else 0
+        self._last = keyframe.seq
+        self._begun, self.waiting, self._from_keyframe = True, False, False
+        return replace(keyframe, missed=missed)
 
     def _hold(self, frame: Frame) -> None:
         size = len(frame.payload)
         if len(self._held) >= self._limits.backlog_frames or self._held_bytes + size > self._limits.group_bytes:
-            self._drop_held()
+            self._take_held()
         self._held.append(frame)
         self._held_bytes += size
 
-    def _drop_held(self) -> None:
-        self._held.clear()
-        self._held_bytes = 0
+    def _take_held(self) -> list[Frame]:
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
 
     def replayed(self, frames: Iterable[Frame]) -> list[Frame]:
         """Take in a replay, oldest first. Returns what is to be passed on, what was held behind it with it."""
         frames = list(frames)
-        held, self._held, self._held_bytes = self._held, [], 0
+        held = self._take_held()
         passed: list[Frame] = []
         if frames and self.waiting and frames[0].epoch == self._epoch and self._from_keyframe and frames[0].keyframe:
             # All of it is new to whoever decodes, also what was passed on once and lost.
-            missed_before = max(frames[0].seq - self._last - 1, 0)
-            self._last = frames[0].seq - 1
-            frames[0] = replace(frames[0], missed=missed_before)
-            self._from_keyframe = self.waiting = False
-            self._last = frames[0].seq
-            passed.append(frames.pop(0))
+            passed.append(self._begin(frames.pop(0)))
         elif frames and self.waiting and not self._from_keyframe and frames[0].seq <= self._last + 1:
             self.waiting = False  # the gap is within it
-        for frame in [*frames, *held]:
-            passed += self.live(frame)
-        return passed
+        return passed + self._joined([*frames, *held])

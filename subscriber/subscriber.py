@@ -29,7 +29,7 @@ class Subscriber:
 
     Iterating gives frames until `close`. With `mode="latest"` (the default) it is the newest of each camera, in turn:
     whoever is slow gets fewer frames, and never old ones. With `mode="every"` it is all of them, in order, out of a
-    queue of 1000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
+    queue of 2000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
     thread that calls `read`; from damage or loss, the picture resumes at the next keyframe, or sooner.
 
     Args:

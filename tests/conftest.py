@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +23,9 @@ import numpy as np
 import pytest
 
 from camfabric.broker import Broker
+from camfabric.common.codecs.annexb import is_disposable, parameter_sets, sub_layers
 from camfabric.common.errors import ConfigError
+from camfabric.common.frame import Codec, Frame
 
 _GST_CHECK = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 _MISSING: dict[str, str] = {}
@@ -285,6 +290,126 @@ def feed(picture: Callable[[int], Any]) -> Iterator[Callable[..., Feeder]]:
     yield run
     for feeder in feeders:
         feeder.stop()
+
+
+def scene(number: int, width: int, height: int, *, grey: bool = False) -> Any:
+    """A moving picture that shows its number, 0 to 255, in eight fields: (H, W, 3) uint8 BGR, or (H, W) if `grey`."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    texture = (columns * 5 + rows * 3 + number * 7) % 128 + 64
+    image = texture.astype(np.uint8) if grey else np.dstack([texture, (rows + number * 4) % 160 + 40, columns % 128])
+    image[height // 2 :] = 16
+    for bit in range(8):
+        if number >> bit & 1:
+            image[height // 2 :, bit * width // 8 : (bit + 1) * width // 8] = 235
+    return image.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A coded stream, as a publisher numbers its packets, and what a decoder of its own made of it."""
+
+    frames: list[Frame]
+    """`extra["number"]` is that of each packet's picture."""
+    clean: dict[int, Any]
+    """The pictures by number: (H, W, 3) uint8 BGR, or (H, W) uint8."""
+
+    def renumbered(self, first_seq: int, *, epoch: int = 1) -> list[Frame]:
+        """The packets as they come later, or after a new start."""
+        return [replace(frame, seq=first_seq + place, epoch=epoch) for place, frame in enumerate(self.frames)]
+
+    def is_clean(self, frame: Frame) -> bool:
+        """Whether a frame has the very picture that belongs to it."""
+        return np.array_equal(self.clean[frame.extra["number"]], frame.image)
+
+    @staticmethod
+    def number_in(image: Any) -> int:
+        """The number that a picture shows."""
+        fields = np.array_split(image[image.shape[0] * 5 // 8 : image.shape[0] * 7 // 8], 8, axis=1)
+        return sum((field[:, 4:-4].mean() > 128) << bit for bit, field in enumerate(fields))
+
+
+def _packets_of(encoder: Any, numbers: range) -> Iterator[Any]:
+    pixels = "gray" if encoder.pix_fmt == "gray" else "bgr24"
+    import av
+
+    for number in numbers:
+        image = scene(number, encoder.width, encoder.height, grey=pixels == "gray")
+        picture = av.VideoFrame.from_ndarray(image, format=pixels).reformat(format=encoder.pix_fmt)
+        picture.pts = number * 3000
+        yield from encoder.encode(picture)
+    yield from encoder.encode(None)
+
+
+def _decoded_apart(codec: Codec, frames: list[Frame]) -> dict[int, Any]:
+    import av
+
+    decoder: Any = av.CodecContext.create("h264" if codec is Codec.H264 else "hevc", "r")
+    decoder.thread_count = 1
+    pictures = []
+    for frame in frames:
+        packet = av.Packet(frame.payload)
+        packet.pts = frame.extra["number"]
+        pictures += decoder.decode(packet)
+    pictures += decoder.decode(None)
+    return {
+        picture.pts: picture.to_ndarray(format="gray" if picture.format.name == "gray" else "bgr24")
+        for picture in pictures
+    }
+
+
+@pytest.fixture(scope="session")
+def video() -> Callable[..., Video]:
+    """Encode a moving scene that shows its pictures' numbers; `options` are those of x264 or x265."""
+
+    @functools.cache
+    def make(
+        codec: Codec = Codec.H264,
+        options: str = "",
+        *,
+        count: int = 60,
+        first: int = 0,
+        size: tuple[int, int] = (128, 96),
+        pixels: str = "yuv420p",
+        camera: str = "a",
+    ) -> Video:
+        import av
+
+        name = "libx264" if codec is Codec.H264 else "libx265"
+        encoder: Any = av.CodecContext.create(name, "w")
+        encoder.width, encoder.height, encoder.pix_fmt = *size, pixels
+        encoder.time_base, encoder.framerate = Fraction(1, 90_000), Fraction(30)
+        params = "keyint=12:min-keyint=12:scenecut=0:threads=1:frame-threads=1:pools=none:log-level=error:" + options
+        if codec is Codec.H264:
+            params = params.replace("frame-threads=1:pools=none:log-level=error:", "")
+        encoder.options = {"preset": "veryfast", f"{name.removeprefix('lib')}-params": params.rstrip(":")}
+        frames: list[Frame] = []
+        layers = 1
+        for packet in _packets_of(encoder, range(first, first + count)):
+            payload = bytes(packet)
+            if packet.is_keyframe and not parameter_sets(codec, payload):
+                payload = bytes(encoder.extradata) + payload
+            if packet.is_keyframe and codec is Codec.H265:
+                layers = sub_layers(payload)
+            frames.append(
+                Frame(
+                    camera=camera,
+                    codec=codec,
+                    width=size[0],
+                    height=size[1],
+                    keyframe=packet.is_keyframe,
+                    disposable=layers == 1 and not packet.is_keyframe and is_disposable(codec, payload),
+                    epoch=1,
+                    seq=len(frames),
+                    pts=packet.pts,
+                    dts=packet.dts,
+                    time_base=(1, 90_000),
+                    extra={"number": packet.pts // 3000},
+                    payload=payload,
+                )
+            )
+        return Video(frames, _decoded_apart(codec, frames))
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from camfabric.common.codecs.annexb import slices
+from camfabric.common.frame import Codec
 from camfabric.subscriber import Subscriber
 
 av = pytest.importorskip("av")
@@ -135,3 +137,87 @@ def test_a_camera_that_reboots(
         again = subscriber.read(timeout=10)
         assert again.epoch == first.epoch
         assert again.seq > first.seq
+
+
+def _film(path: Path) -> tuple[list[list[bytes]], list[Any]]:
+    """The slices of each packet of a film, by their lengths in it, and its pictures."""
+    packets = []
+    with av.open(str(path)) as container:
+        for data in [bytes(packet) for packet in container.demux(video=0) if packet.size]:
+            units, at = [], 0
+            while at < len(data):
+                size = int.from_bytes(data[at : at + 4])
+                units.append(data[at + 4 : at + 4 + size])
+                at += 4 + size
+            packets.append([unit for unit in units if 1 <= unit[0] & 31 <= 5])
+    with av.open(str(path)) as container:
+        return packets, [picture.to_ndarray(format="bgr24") for picture in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_packets_arrive_as_they_are_in_the_film(
+    serve: Any, camfabric: Any, start_broker: Any, footage: Path, transport: str
+) -> None:
+    packets, _ = _film(footage)
+    _, url = serve()
+    broker = start_broker()
+    camfabric("publish", url, "--camera", "a", "--to", broker.to, "--rtsp-transport", transport)
+    with Subscriber(broker.endpoint, cameras="a", mode="every", decode=False) as subscriber:
+        frames = [subscriber.read(timeout=20) for _ in range(60)]
+    assert {(frame.codec, frame.width, frame.height) for frame in frames} == {(Codec.H264, 320, 240)}
+    arrived = [slices(Codec.H264, bytes(frame.payload)) for frame in frames]
+    first = packets.index(arrived[0])
+    assert arrived == packets[first : first + 60]
+    assert [frame.seq for frame in frames] == list(range(frames[0].seq, frames[0].seq + 60))
+    for frame, units in zip(frames, arrived, strict=True):
+        kinds = [unit[0] & 31 for unit in bytes(frame.payload).split(b"\0\0\1")[1:]]
+        assert frame.keyframe is (units[0][0] & 31 == 5)
+        assert (kinds.count(7), kinds.count(8)) == ((1, 1) if frame.keyframe else (0, 0))
+        assert frame.disposable is all(not unit[0] & 0x60 for unit in units)
+    assert frames[0].keyframe
+    assert any(frame.disposable for frame in frames)
+    assert all(frame.pts is not None for frame in frames[1:])  # FFmpeg knows no time before the second one
+    shown = frames[:1] + sorted(frames[1:], key=lambda frame: frame.pts or 0)
+    assert shown != frames, "there are B-frames"
+    times = [frame.pts or 0 for frame in shown[1:51]]
+    assert len(set(np.diff(times))) == 1
+    captured = [frame.captured_monotonic_ns for frame in shown]
+    assert captured == sorted(captured)
+
+
+def test_a_camera_that_stops_in_the_middle_of_a_group_and_comes_back(
+    serve: Any, camfabric: Any, start_broker: Any, eventually: Any, free_port: Callable[[], int], footage: Path
+) -> None:
+    _, pictures = _film(footage)
+    port = free_port()
+    camera, url = serve(port=port)
+    broker = start_broker()
+    publisher = camfabric("publish", url, "--camera", "a", "--to", broker.to)
+
+    def number_of(image: Any) -> int:
+        """Which of the film's pictures it is; a broken one is none."""
+        return next(number for number, picture in enumerate(pictures) if np.array_equal(picture, image))
+
+    with Subscriber(broker.endpoint, cameras="a", mode="every") as subscriber:
+        frames = [subscriber.read(timeout=20) for _ in range(40)]
+        eventually(lambda: "a" in subscriber.cameras())
+        while (number_of(frames[-1].image) + 5) % 25 != 12:
+            frames.append(subscriber.read(timeout=20))
+        camera.kill()
+        eventually(lambda: subscriber.cameras()["a"].state == "offline", within_s=15)
+        assert "127.0.0.1" in subscriber.cameras()["a"].reason
+        with Subscriber(broker.endpoint, cameras="a") as late:
+            number_of(late.read(timeout=10).image)  # the last picture, as old as it is
+        serve(port=port)
+        eventually(lambda: subscriber.cameras()["a"].state == "live", within_s=30)
+        while (frame := subscriber.read(timeout=20)).captured_ns < frames[-1].captured_ns + 300_000_000:
+            frames.append(frame)
+        again = [frame] + [subscriber.read(timeout=20) for _ in range(30)]
+    before, after = [number_of(frame.image) for frame in frames], [number_of(frame.image) for frame in again]
+    # The last picture may be one that was sent before those that are shown in front of it, which were not.
+    assert before[:-1] == list(range(before[0], before[0] + len(before) - 1))
+    assert before[-2] < before[-1] < before[-2] + 4
+    assert after == list(range(after[0], after[0] + len(after)))
+    assert {frame.epoch for frame in again} == {frames[0].epoch}
+    assert sum(frame.missed for frame in frames[1:] + again) == 0
+    assert publisher.end() == 0

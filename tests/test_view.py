@@ -122,7 +122,10 @@ def test_the_demo_opens_its_window_where_there_is_a_screen(show: Any, screenshot
     assert demo.wait() == 0
 
 
-def test_the_preview_of_an_h264_file_does_not_hang(show: Any, screenshot: Any, eventually: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["jpeg", "copy"])
+def test_the_preview_of_an_h264_file_does_not_hang(
+    show: Any, screenshot: Any, eventually: Any, tmp_path: Path, codec: str
+) -> None:
     # Importing PyAV before OpenCV makes OpenCV's windows hang for ever.
     av = pytest.importorskip("av")
     from camfabric.publisher.sources.scene import Scene
@@ -138,7 +141,8 @@ def test_the_preview_of_an_h264_file_does_not_hang(show: Any, screenshot: Any, e
         for packet in stream.encode():
             container.mux(packet)
     endpoint = f"ipc://{tmp_path}/s"
-    publish = show("publish", str(path), "--loop", "--camera", "a", "--bind", endpoint, "--preview")
+    source = ["publish", str(path), "--codec", codec, "--loop"]
+    publish = show(*source, "--camera", "a", "--bind", endpoint, "--preview")
     first = screenshot()
     eventually(lambda: (screenshot() != first).any(), every_s=0.3)  # it moves
     publish.signal(signal.SIGINT)

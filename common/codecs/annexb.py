@@ -10,12 +10,15 @@ from typing import Final
 
 from camfabric.common.frame import Codec
 
-__all__ = ["is_disposable", "nal_units", "parameter_sets", "slices", "sub_layers"]
+__all__ = ["is_disposable", "is_instantaneous", "nal_units", "parameter_sets", "slices", "sub_layers"]
 
 _START: Final = b"\x00\x00\x01"
 _H264_SETS: Final = frozenset({7, 8})
 """SPS, PPS."""
 _H264_SLICES: Final = frozenset(range(1, 6))
+_H264_IDR: Final = frozenset({5})
+_H265_IDR: Final = frozenset(range(16, 21))
+"""BLA_W_LP to IDR_N_LP."""
 _H265_SETS: Final = frozenset({32, 33, 34})
 """VPS, SPS, PPS."""
 _H265_SPS: Final = 33
@@ -73,6 +76,12 @@ def is_disposable(codec: Codec, data: bytes) -> bool:
                 return False
             found = True
     return found
+
+
+def is_instantaneous(codec: Codec, data: bytes) -> bool:
+    """Whether no picture behind this one can refer to one before it: H.264's IDR, H.265's IDR and BLA."""
+    wanted = _H264_IDR if codec is Codec.H264 else _H265_IDR
+    return any(_kind(codec, data[begin]) in wanted for begin, _ in nal_units(data))
 
 
 def sub_layers(data: bytes) -> int:

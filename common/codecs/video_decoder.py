@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
+from camfabric.common.codecs.annexb import is_instantaneous
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec, Frame
 
@@ -37,7 +38,7 @@ class Decoded:
     picture: av.VideoFrame
 
     def converted(self) -> Frame:
-        """The frame with its picture: (H, W, 3) uint8 BGR, or (H, W) uint8 where the stream is grey.
+        """The frame with its picture: (H, W, 3) uint8 BGR, or (H, W) uint8 of a grey H.265 stream.
 
         Raises:
             CodecError: its pixels are of a kind that cannot be converted.
@@ -83,6 +84,7 @@ class VideoDecoder:
         self._frames: dict[int, Frame] = {}
         self._index = 0
         self._strict = True
+        self._settled = True
         self._bad_groups = 0
         self._group_is_bad = False
 
@@ -106,6 +108,7 @@ class VideoDecoder:
         self._last = (frame.epoch, frame.seq)
         flushed: list[Decoded] = []
         if frame.keyframe:
+            self._judge_group()
             if self._context is None or not follows:
                 self._begin(frame)
             elif self._shape != (frame.codec, frame.width, frame.height):
@@ -113,7 +116,6 @@ class VideoDecoder:
                 self._begin(frame)
             else:
                 self._begun_at = None
-            self._judge_group()
         elif self._context is None or not follows:
             self._end()
             return []
@@ -142,10 +144,14 @@ class VideoDecoder:
         context = av.CodecContext.create(_NAMES[frame.codec], "r")
         # What the header states is the most that is allocated, whatever the stream states.
         pixels = (frame.width + _ALIGNMENT_PX) * (frame.height + _ALIGNMENT_PX)
-        context.options = {"max_pixels": str(pixels)} | ({"err_detect": "explode"} if self._strict else {})
+        # Behind a keyframe that is no IDR, references to what came before it are listed, but not used: no fault.
+        self._settled = not self._strict or is_instantaneous(frame.codec, bytes(frame.payload))
+        strict = self._strict and self._settled
+        context.options = {"max_pixels": str(pixels)} | ({"err_detect": "explode"} if strict else {})
         # Not frame threads: they hold a picture back for each thread, and hang where a decoder is dropped unflushed.
         context.thread_type = "SLICE"
-        context.thread_count = _THREADS
+        # Nor slice threads with H.264: FFmpeg reports no error then.
+        context.thread_count = 1 if frame.codec is Codec.H264 else _THREADS
         self._context = context
         self._shape = (frame.codec, frame.width, frame.height)
         self._begun_at = frame.pts
@@ -166,6 +172,8 @@ class VideoDecoder:
 
     def _decode(self, frame: Frame) -> list[Decoded]:
         av = require_pyav(frame.camera, frame.codec)
+        if not frame.payload:  # which would be the stream's end to FFmpeg
+            raise self._damaged(frame, "packet is empty")
         packet = av.Packet(frame.payload)
         packet.pts = self._index
         packet.time_base = Fraction(1, 1)
@@ -176,12 +184,13 @@ class VideoDecoder:
         try:
             return self._pictures(packet)
         except (av.FFmpegError, OSError, ValueError, CodecError) as error:
-            self._group_is_bad = True
-            self._end()
-            why = str(error) if isinstance(error, CodecError) else "packet is damaged"
-            raise CodecError(
-                f"{frame.codec.label} {frame.seq} of {frame.camera}: {why}", codec=frame.codec.label
-            ) from error
+            raise self._damaged(frame, str(error) if isinstance(error, CodecError) else "packet is damaged") from error
+
+    def _damaged(self, frame: Frame, why: str) -> CodecError:
+        """End the group. Returns the error that says why."""
+        self._group_is_bad = True
+        self._end()
+        return CodecError(f"{frame.codec.label} {frame.seq} of {frame.camera}: {why}", codec=frame.codec.label)
 
     def _pictures(self, packet: Any) -> list[Decoded]:
         assert self._context is not None and self._shape is not None  # noqa: S101, PT018  (both callers have looked)
@@ -190,7 +199,7 @@ class VideoDecoder:
         for picture in self._context.decode(packet):
             frame = None if picture.pts is None else self._frames.pop(picture.pts, None)
             if picture.is_corrupt or frame is None:
-                if self._strict:
+                if self._strict and self._settled:
                     raise CodecError("picture is damaged", codec=codec.label)
                 continue
             if (picture.width, picture.height) != (width, height):
@@ -198,5 +207,6 @@ class VideoDecoder:
                     f"picture of {picture.width} x {picture.height} px where {width} x {height} is stated",
                     codec=codec.label,
                 )
+            self._settled = True
             decoded.append(Decoded(frame, picture))
         return decoded

@@ -28,13 +28,18 @@ _HARDWARE: Final = {
 }
 _OPTIONS: Final[dict[str, dict[str, str]]] = {
     "libx264": {"preset": "superfast", "tune": "zerolatency", "forced-idr": "1"},
-    "libx265": {"preset": "ultrafast", "tune": "zerolatency", "forced-idr": "1", "x265-params": "log-level=error"},
+    "libx265": {
+        "preset": "ultrafast",
+        "tune": "zerolatency",
+        "forced-idr": "1",
+        "x265-params": "log-level=error:open-gop=0",
+    },
     "nvenc": {"preset": "p1", "tune": "ull", "delay": "0", "zerolatency": "1", "forced-idr": "1"},
     "qsv": {"preset": "veryfast", "async_depth": "1", "low_delay_brc": "1", "forced_idr": "1"},
     "amf": {"usage": "ultralowlatency", "forced_idr": "1"},
     "videotoolbox": {"realtime": "1", "prio_speed": "1"},
 }
-"""What makes each encoder give a packet for each picture at once, and a keyframe where one is asked for."""
+"""What makes each encoder give a packet for each picture at once, and a keyframe, an IDR, where one is asked for."""
 _PIXELS: Final = {"v4l2m2m": "nv12", "qsv": "nv12", "videotoolbox": "nv12", "amf": "nv12"}
 _PROBE_PX: Final = (320, 240)
 
