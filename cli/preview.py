@@ -67,7 +67,11 @@ class Preview:
 
     def _newest(self) -> Image | None:
         if (shot := self._shots.take()) is not None:
-            image = shot.draw()
+            try:
+                image = shot.draw()
+            except CodecError as error:
+                _complain(self._camera, error)
+                return None
             return resized(image, self._size) if self._size is not None else image
         try:
             picture = self._decoding.picture(self._decoding.take(0))

@@ -131,7 +131,8 @@ def publish(
         runs = [_Run(capture)]
         if low_address is not None:
             own = replace(wanted, fps=None, size=None, packets=True)
-            runs.append(_Run(Capture(low_address, publisher, own, on_demand=on_demand, channel=LOW)))
+            low_capture = Capture(low_address, publisher, own, on_demand=on_demand, channel=LOW)
+            runs.append(_Run(low_capture, fails="no small picture"))
         main = runs[0]
         with stopped_by_signals(main.stop):
             for run in runs:
@@ -242,9 +243,11 @@ def _without(arguments: list[str], address: str) -> list[str]:
 class _Run(threading.Thread):
     """The capture in a thread: a source may hang in a call, and the main thread has to hear signals all the same."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, *, fails: str = "") -> None:
         super().__init__(name="capture", daemon=True)
         self._capture = capture
+        self._fails = fails
+        """What is said of an error that ends nothing else."""
         self.ended = threading.Event()
         self.error: Exception | None = None
 
@@ -253,6 +256,8 @@ class _Run(threading.Thread):
             self._capture.run()
         except Exception as error:
             self.error = error
+            if self._fails:
+                logger.error("%s: %s", self._fails, error)
         finally:
             self.ended.set()
 

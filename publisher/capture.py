@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from camfabric.common.errors import SourceError
+from camfabric.common.errors import SourceError, WireError
 from camfabric.common.settings import TIMES
+from camfabric.common.stats import Complaints
 from camfabric.common.status import IDLE, OFFLINE, STALLED
 from camfabric.common.topics import CAM
 from camfabric.publisher.publisher import Publisher
@@ -63,16 +64,18 @@ class Capture:
         self._wanted = wanted
         self._on_demand = on_demand
         self._channel = channel
+        self._demand = publisher.demands[channel]
         self._on_shot = on_shot
         self._limit = RateLimit(wanted.fps)
         self._stop = threading.Event()
         self._live_once = False
         self._watched_at = time.monotonic()
+        self._complaints = Complaints(logger)
 
     def stop(self) -> None:
         """End `run`. Safe to call from a signal handler or another thread."""
         self._stop.set()
-        self._publisher.demand.set()  # wakes whoever waits for it
+        self._demand.set()  # wakes whoever waits for it
 
     def run(self) -> None:
         """Publish until the source ends or `stop` is called.
@@ -115,15 +118,22 @@ class Capture:
             if not live:
                 which = self._publisher.camera if self._channel == CAM else f"{self._publisher.camera} (low)"
                 logger.info("%s is live from %s, for %s", which, self._address, self._publisher.endpoint)
+                if self._live_once:
+                    self._publisher.forget_packets(self._channel)  # what comes now does not follow
                 live = self._live_once = True
+                self._watched_at = time.monotonic()  # opening it may have taken long
                 backoff.reset()
-            self._pass_on(shot)
+            try:
+                self._pass_on(shot)
+            except WireError as error:
+                # A damaged packet, mostly, that says of itself what cannot be.
+                self._complaints.note(str(self._address), error)
             if self._on_demand and self._is_idle():
                 return True
         return False
 
     def _is_idle(self) -> bool:
-        if self._publisher.demand.is_set():
+        if self._demand.is_set():
             self._watched_at = time.monotonic()
         return time.monotonic() - self._watched_at > TIMES.idle_s
 
@@ -154,12 +164,11 @@ class Capture:
             self._on_shot(shot)
 
     def _wait_for_viewers(self) -> None:
-        self._report(IDLE, "nobody watches")
         self._publisher.forget_packets(self._channel)
+        self._report(IDLE, "nobody watches")
         logger.info("%s is closed until somebody watches", self._address)
-        while not self._stop.is_set() and not self._publisher.demand.wait(TIMES.idle_s):
+        while not self._stop.is_set() and not self._demand.wait(TIMES.idle_s):
             pass
-        self._watched_at = time.monotonic()
         if not self._stop.is_set():
             self._report(STALLED, "opening its source")
 

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from camfabric.common.codecs import Encoding, make_encoder
 from camfabric.common.decoding import Decoding
 from camfabric.common.errors import CodecError, ConfigError
-from camfabric.common.frame import Frame
+from camfabric.common.frame import Codec, Frame
 from camfabric.common.mailbox import Closed, Mailbox
 from camfabric.publisher.stream import Captured
 
 if TYPE_CHECKING:
-    from camfabric.common.frame import Image
+    from camfabric.common.frame import Image, PixelFormat
 
-__all__ = ["Low", "Reducer", "resized", "shrunk"]
+__all__ = ["Low", "LowEncoder", "Reducer", "resized", "shrunk"]
 
 _MAX_SIDE: Final = 16384
 _MIN_SIDE: Final = 16
@@ -60,6 +61,31 @@ def resized(image: Image, size: tuple[int, int]) -> Image:
 
     shrinks = size[0] < image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+class LowEncoder:
+    """JPEG, and raw for uint16 pictures, which JPEG cannot carry."""
+
+    def __init__(self, quality: int) -> None:
+        self._jpeg = make_encoder(Encoding(quality=quality))
+        self._raw = make_encoder(Encoding(codec=Codec.RAW))
+
+    def check(self, image: Image, /) -> PixelFormat:
+        """The picture's format.
+
+        Raises:
+            CodecError: it is no picture.
+        """
+        return self._raw.check(image)
+
+    def encode(self, frame: Frame, image: Image, /, *, keyframe: bool) -> list[Frame]:
+        """The coded picture.
+
+        Raises:
+            CodecError: it cannot be encoded.
+        """
+        encoder = self._jpeg if image.dtype.itemsize == 1 else self._raw
+        return encoder.encode(frame, image, keyframe=keyframe)
 
 
 class Reducer(threading.Thread):

@@ -23,7 +23,7 @@ from camfabric.common.sockets import Waker, bind, connect, make_xpub
 from camfabric.common.stats import Rate
 from camfabric.common.status import LIVE, OFFLINE, STALLED, Status
 from camfabric.common.topics import CAM, LOW, check_camera
-from camfabric.publisher.low import Low, resized, shrunk
+from camfabric.publisher.low import Low, LowEncoder, resized, shrunk
 from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sender import Sender
 from camfabric.publisher.stream import Captured, Stream
@@ -102,8 +102,8 @@ class Publisher:
         require_local(address, insecure=insecure)
 
         self.epoch: Final = secrets.randbits(64)
-        self.demand: Final = threading.Event()
-        """Set while anybody watches, on any channel."""
+        self.demands: Final = {CAM: threading.Event(), LOW: threading.Event()}
+        """By channel, set while its source is needed: the main one also where the small picture is made of it."""
         self._encoder = make_encoder(encoding)
         self._source = source
         self._size = size
@@ -125,7 +125,7 @@ class Publisher:
             self._small = Stream(
                 LOW,
                 self.camera,
-                make_encoder(Encoding(quality=quality)),
+                LowEncoder(quality),
                 resize=functools.partial(shrunk, box=low.size),
             )
             self._small_limit = RateLimit(low.fps)
@@ -150,7 +150,7 @@ class Publisher:
             streams=[stream for stream in (self._main, self._small) if stream is not None],
             low=low,
             waker=self._waker,
-            demand=self.demand,
+            demands=self.demands,
             state=self._state,
             status=self.status,
             announce_at_once=announce_at_once,

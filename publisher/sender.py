@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import zmq
@@ -18,8 +18,8 @@ from camfabric.common.frame import Frame
 from camfabric.common.settings import TIMES
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints, Rate
-from camfabric.common.status import LIVE, Status, pack_status
-from camfabric.common.topics import CLOCK, REPLAY, STATUS, covers, parse_request, topic
+from camfabric.common.status import IDLE, LIVE, Status, pack_status
+from camfabric.common.topics import CAM, CLOCK, LOW, REPLAY, STATUS, covers, parse_request, topic
 from camfabric.publisher.low import Low, Reducer
 from camfabric.publisher.stream import Captured, Message, Stream
 
@@ -48,7 +48,7 @@ class Sender(threading.Thread):
         streams: Sequence[Stream],
         low: Low | None,
         waker: Waker,
-        demand: threading.Event,
+        demands: Mapping[str, threading.Event],
         state: Callable[[], tuple[str, str]],
         status: Callable[[], Status],
         announce_at_once: bool,
@@ -65,7 +65,7 @@ class Sender(threading.Thread):
         self._reducers: list[Reducer] = []
         self._main.on_packet = self._passed_on
         self._waker = waker
-        self._demand = demand
+        self._demands = demands
         self._state = state
         self._status = status
         self._stop_asked = False
@@ -150,12 +150,12 @@ class Sender(threading.Thread):
 
     def _follow_watchers(self) -> None:
         """Make what is watched wanted, and decode packets for the small picture only while that is watched."""
-        if any(stream.watched for stream in self._streams):
-            self._demand.set()
-        else:
-            self._demand.clear()
         small = self._small
-        if small is None or self._low is None or self._low.own_source:
+        small_watched = small is not None and small.watched
+        apart = self._low is not None and self._low.own_source
+        self._demand(CAM, self._main.watched or (small_watched and not apart))
+        self._demand(LOW, small_watched)
+        if small is None or self._low is None or apart:
             return
         if small.watched and self._reducer is None and self._main.carries_packets:
             self._reducer = Reducer(self._camera, fps=self._low.fps, offer=self._offer_small, complain=self._complain)
@@ -166,6 +166,12 @@ class Sender(threading.Thread):
         elif not small.watched and self._reducer is not None:
             self._reducer.stop()
             self._reducer = None
+
+    def _demand(self, channel: str, wanted: bool) -> None:
+        if wanted:
+            self._demands[channel].set()
+        else:
+            self._demands[channel].clear()
 
     def _passed_on(self, frame: Frame) -> None:
         """A packet of the main stream went on its way."""
@@ -216,7 +222,7 @@ class Sender(threading.Thread):
 
     def _send_status(self) -> None:
         status = self._status()
-        self._announced = self._announced or status.state == LIVE
+        self._announced = self._announced or status.state in (LIVE, IDLE)
         if not self._announced:
             return
         message: list[Any] = [self._status_topic, pack_status(status)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from camfabric.common import wire
 from camfabric.common.codecs import Encoder
+from camfabric.common.errors import CodecError, FabricError
 from camfabric.common.frame import Frame
 from camfabric.common.groups import Groups
 from camfabric.common.mailbox import Slot
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
 __all__ = ["Captured", "Message", "Stream"]
+
+logger = logging.getLogger(__name__)
 
 Message: TypeAlias = tuple[bytes, Any]
 """A frame's header and payload."""
@@ -54,7 +58,9 @@ class Stream:
         self._limits = limits
         self._subscriptions: set[bytes] = set()
         self._slot: Slot[Captured] = Slot()
+        self._lock = threading.Lock()
         self._packets: deque[Frame | None] = deque()
+        self._packet_bytes = 0
         self._choked = False
         self._newest: Captured | None = None
         self._needs_keyframe = True
@@ -97,21 +103,24 @@ class Stream:
             self.dropped += 1
 
     def offer_packet(self, frame: Frame) -> None:
-        """Add a coded frame. All are passed on, but where the sender is stuck: then from the next keyframe on."""
-        if len(self._packets) >= self._limits.backlog_frames:
-            self._choked = True
-        if self._choked and not frame.keyframe:
-            self.dropped += 1
-            return
-        if self._choked:
-            self._choked = len(self._packets) >= 2 * self._limits.backlog_frames
-        if self._choked:
-            self.dropped += 1
-            return
-        self._packets.append(frame)
+        """Add a coded frame. All are passed on, but where the sender is stuck: then from a keyframe on that fits."""
+        self._slot.take()  # a picture from before it is not the newest any more
+        with self._lock:
+            full = len(self._packets) >= self._limits.backlog_frames or (
+                self._packet_bytes > 0 and self._packet_bytes + len(frame.payload) > self._limits.backlog_bytes
+            )
+            self._choked = full or (self._choked and not frame.keyframe)
+            if self._choked:
+                self.dropped += 1
+                return
+            self._packets.append(frame)
+            self._packet_bytes += len(frame.payload)
 
     def forget(self) -> None:
-        """Forget the packets that are kept: their source is closed, and what it gives next does not follow."""
+        """Forget the packets that are kept: their source is closed, and what it gives next does not follow.
+
+        A number is left out, so that no decoder goes on with what it has.
+        """
         self._packets.append(None)
 
     # From whoever subscribes
@@ -163,13 +172,20 @@ class Stream:
         """
         messages = []
         while self._packets:
-            if (frame := self._packets.popleft()) is not None:
+            if (frame := self._next_packet()) is not None:
                 messages.append(self._passed_on(frame))
             elif not self._is_still():
                 self._groups.drop(self.topic)
+                self._next_seq += 1
         if self.watched and (captured := self._slot.take()) is not None:
             messages += self._coded(captured)
         return messages
+
+    def _next_packet(self) -> Frame | None:
+        with self._lock:
+            frame = self._packets.popleft()
+            self._packet_bytes -= len(frame.payload) if frame is not None else 0
+        return frame
 
     def frames_kept(self, camera: str) -> list[Frame]:
         """What is kept, as frames."""
@@ -187,7 +203,7 @@ class Stream:
         return message
 
     def _coded(self, captured: Captured) -> list[Message]:
-        image = captured.draw()
+        image = self._drawn(captured)
         if self._resize is not None:
             image = self._resize(image)
         self.encoded += 1
@@ -199,6 +215,16 @@ class Stream:
             # A still is kept coded; of a video stream the picture is needed, to make a keyframe of it.
             self._newest = None if frames[-1].codec.is_intra else Captured(captured.frame, captured.draw)
         return messages
+
+    @staticmethod
+    def _drawn(captured: Captured) -> Image:
+        try:
+            return captured.draw()
+        except FabricError:
+            raise
+        except Exception as error:  # of a program's own function: it is not to end the publisher
+            logger.debug("drawing failed", exc_info=True)
+            raise CodecError(f"a picture cannot be drawn: {error}", codec="") from error
 
     def _numbered(self, frame: Frame) -> Message:
         """Give a coded frame its number, and keep it."""

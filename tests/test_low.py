@@ -290,7 +290,8 @@ def test_an_own_source_is_passed_on(video: Any, eventually: Any) -> None:
         Publisher("a", bind=ANY, codec="copy", low=Low(own_source=True)) as publisher,
         Subscriber(publisher.endpoint, channel="low", mode="every", decode=False) as low,
     ):
-        eventually(publisher.demand.is_set)
+        eventually(publisher.demands["low"].is_set)
+        assert not publisher.demands["cam"].is_set()
         for packet in film.frames:
             _send(publisher, packet, "low")
         frames = [low.read(timeout=10) for _ in film.frames]

@@ -254,7 +254,7 @@ def test_a_replay_of_what_nobody_watches_costs_one_picture(picture: Any, plain: 
                 assert (kept.extra, kept.keyframe) == ({"number": number}, True)
         assert publisher.status().encoded == 5
         assert not publisher.watched
-        assert not publisher.demand.is_set()
+        assert not publisher.demands["cam"].is_set()
         viewer = plain(publisher.endpoint)
         viewer.socket.subscribe(b"cam/a/")
         first = viewer.frame()

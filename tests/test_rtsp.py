@@ -219,5 +219,5 @@ def test_a_camera_that_stops_in_the_middle_of_a_group_and_comes_back(
     assert before[-2] < before[-1] < before[-2] + 4
     assert after == list(range(after[0], after[0] + len(after)))
     assert {frame.epoch for frame in again} == {frames[0].epoch}
-    assert sum(frame.missed for frame in frames[1:] + again) == 0
+    assert sum(frame.missed for frame in frames[1:] + again) == 1  # a number is left out where it was away
     assert publisher.end() == 0

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from camfabric.common.errors import ConfigError, SourceError
+from camfabric.common.errors import CodecError, ConfigError, SourceError
 from camfabric.common.frame import Codec
 from camfabric.common.redact import redact
 from camfabric.common.settings import TIMES
@@ -94,7 +94,7 @@ class FileSource:
         self._loop = loop
         self._packets = packets
         self._stop = stop
-        self._begins_at = self._ends_at = 0
+        self._shift = self._ends_at = 0
         if not path.exists():
             raise SourceError(
                 f"{path} is not there: give a file, a folder, a device, test:// or a URL", source=str(path)
@@ -109,10 +109,10 @@ class FileSource:
         """
         import av
 
+        codec = _carried(self._container.streams.video[0], str(self._path)) if self._packets else None
         while True:
             stream = self._container.streams.video[0]
             interval_s = 1 / float(stream.average_rate or stream.guessed_rate or _DEFAULT_FPS)
-            codec = _carried(stream, str(self._path)) if self._packets else None
             count = 0
             try:
                 shots: Iterator[Shot | Packet] = (
@@ -131,7 +131,7 @@ class FileSource:
                 raise SourceError(f"{self._path} has no pictures", source=str(self._path))
             if self._stop.wait(interval_s) or not self._loop:
                 return
-            self._begins_at = self._ends_at
+            self._shift = self._ends_at - (stream.start_time or 0)
             # Opened anew, because not every file can be wound back.
             self._container.close()
             self._container = _open(str(self._path), {}, None)
@@ -159,9 +159,9 @@ class FileSource:
             arrivals.came(packet.pts, now_ns)
             if stream.time_base and packet.pts is not None:
                 end = packet.pts + (packet.duration or int(interval_s / stream.time_base))
-                self._ends_at = max(self._ends_at, self._begins_at + end)
+                self._ends_at = max(self._ends_at, self._shift + end)
             for coded in packets.of(packet, arrivals.captured_ns(packet.pts)):
-                yield _shifted(coded, self._begins_at)
+                yield _shifted(coded, self._shift)
 
     def close(self) -> None:
         """Close the file."""
@@ -271,8 +271,14 @@ def _carried(stream: Any, address: str) -> Codec | None:
 
 
 def _shot(picture: av.VideoFrame, captured_monotonic_ns: int) -> Shot:
+    lock = threading.Lock()  # a picture has one converter, and a preview draws in another thread than the sender
+
     def draw() -> Image:
-        return picture.to_ndarray(format="bgr24", threads=1)
+        with lock:
+            try:
+                return picture.to_ndarray(format="bgr24", threads=1)
+            except (ValueError, OSError) as error:
+                raise CodecError(f"picture of {picture.format.name} pixels: {error}", codec="jpeg") from error
 
     return Shot(draw, (picture.width, picture.height), captured_monotonic_ns)
 

@@ -118,8 +118,16 @@ FRAMES: Final = {
     "frame-h264": ("H.264: a picture that needs the one before it", _GROUP[1]),
     "frame-h265": (
         "the codec number of H.265; presentation time not known",
-        _frame(codec=Codec.H265, width=1920, height=1080, keyframe=False, disposable=True, dts=7, time_base=(1, 1000),
-               payload=bytes.fromhex("000000010201d0")),
+        _frame(
+            codec=Codec.H265,
+            width=1920,
+            height=1080,
+            keyframe=False,
+            disposable=True,
+            dts=7,
+            time_base=(1, 1000),
+            payload=bytes.fromhex("000000010201d0"),
+        ),
     ),
     "frame-low": ("the small picture of the same camera", replace(_JPEG_FRAME, channel="low", seq=7)),
     "frame-no-keyframe": (
