@@ -78,10 +78,10 @@ def test_a_bare_stream_without_times_is_paced_by_its_rate_and_can_be_looped(tmp_
 def test_capture_times_of_reordered_pictures_are_even() -> None:
     from fractions import Fraction
 
-    from camfabric.publisher.sources.media import _Arrivals
+    from camfabric.publisher.sources.arrivals import Arrivals
 
     # Shown 0 1 2 3 4 5 6, sent 0 4 2 1 3 6 5: as with a pyramid of B-frames. 40 ms a picture, 5 ms on the way.
-    arrivals = _Arrivals(Fraction(1, 25))
+    arrivals = Arrivals(Fraction(1, 25))
     came = {}
     for place, pts in enumerate((0, 4, 2, 1, 3, 6, 5)):
         came[pts] = 10**9 + place * 40_000_000 + 5_000_000

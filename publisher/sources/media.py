@@ -6,10 +6,8 @@ import logging
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +15,7 @@ from camfabric.common.errors import CodecError, ConfigError, SourceError
 from camfabric.common.frame import Codec
 from camfabric.common.redact import redact
 from camfabric.common.settings import TIMES
+from camfabric.publisher.sources.arrivals import Arrivals
 from camfabric.publisher.sources.pacer import Pacer
 from camfabric.publisher.sources.packets import Packets, codec_of
 from camfabric.publisher.sources.source import Packet, Shot
@@ -31,9 +30,6 @@ __all__ = ["FileSource", "MjpegDeviceSource", "UrlSource"]
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED: Final = 64
-"""Packets whose delay is remembered."""
-_MAX_DELAY_NS: Final = 2_000_000_000
 _DEFAULT_FPS: Final = 25
 _MAX_GAP_S: Final = 60.0
 """Timestamps of a file that jump further ahead are taken for damaged."""
@@ -146,7 +142,7 @@ class FileSource:
 
     def _coded(self, stream: Any, codec: Codec, interval_s: float) -> Iterator[Packet]:
         pacer = Pacer(self._stop, max_gap_s=_MAX_GAP_S)
-        arrivals = _Arrivals(stream.time_base)
+        arrivals = Arrivals(stream.time_base)
         packets = Packets(stream, codec)
         for count, packet in enumerate(self._container.demux(stream)):
             at = packet.dts if packet.dts is not None else packet.pts
@@ -198,7 +194,7 @@ class UrlSource:
 
         stream = self._container.streams.video[0]
         codec = _carried(stream, self._address) if self._packets else None
-        arrivals = _Arrivals(stream.time_base)
+        arrivals = Arrivals(stream.time_base)
         packets = Packets(stream, codec) if codec is not None else None
         try:
             for packet in self._container.demux(stream):
@@ -281,44 +277,6 @@ def _shot(picture: av.VideoFrame, captured_monotonic_ns: int) -> Shot:
                 raise CodecError(f"picture of {picture.format.name} pixels: {error}", codec="jpeg") from error
 
     return Shot(draw, (picture.width, picture.height), captured_monotonic_ns)
-
-
-class _Arrivals:
-    """When packets came, to tell when a picture was captured.
-
-    With B-frames packets come in decoding order, and some later than pictures that are shown after them. The camera's
-    own times are even, so they are taken, moved by the smallest delay seen among the last packets.
-    """
-
-    def __init__(self, time_base: Fraction | None) -> None:
-        self._tick_ns = float(time_base * 10**9) if time_base else 0.0
-        self._delays_ns: deque[float] = deque(maxlen=_REMEMBERED)
-        self._last_ns = 0
-        self._ahead_pts: int | None = None
-        self._ahead_ns = 0
-        self._behind_ns = 0
-
-    def came(self, pts: int | None, now_ns: int) -> None:
-        """A packet came."""
-        self._last_ns = now_ns
-        if pts is not None:
-            self._delays_ns.append(now_ns - pts * self._tick_ns)
-
-    def captured_ns(self, pts: int | None) -> int:
-        """When the picture of that time was captured, as well as one can tell; in the order of these times."""
-        captured_ns, steady = self._last_ns, False
-        if pts is not None and self._delays_ns:
-            moved_ns = int(pts * self._tick_ns + min(self._delays_ns))
-            # Where the camera's times have jumped, the arrival is the better word as long as the jump is remembered.
-            if self._last_ns - _MAX_DELAY_NS <= moved_ns <= self._last_ns:
-                captured_ns, steady = moved_ns, True
-        # The smallest delay shrinks while a camera sends what it has kept: a picture that is shown after the one that
-        # is furthest ahead is not captured before it, and one that is shown before it, not before the one behind that.
-        if steady and pts is not None and self._ahead_pts is not None and pts <= self._ahead_pts:
-            return max(captured_ns, self._behind_ns)
-        captured_ns = max(captured_ns, self._ahead_ns)
-        self._behind_ns, self._ahead_ns, self._ahead_pts = self._ahead_ns, captured_ns, pts
-        return captured_ns
 
 
 def _decoded(packet: av.Packet[Any]) -> list[av.video.VideoFrame]:
