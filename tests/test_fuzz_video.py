@@ -198,6 +198,28 @@ def test_of_a_damaged_packet_nothing_is_shown_and_it_is_counted_once(
         _check_healed(clean, {seq}, shown, f"{stream}, packet {seq} {damage}")
 
 
+@pytest.mark.parametrize("mode", ["latest", "every"])
+@pytest.mark.parametrize("stream", [name for name, (codec, _) in _STREAMS.items() if codec is _H264])
+def test_behind_what_was_lost_before_it_was_numbered_nothing_broken_is_shown(
+    stream: str, mode: Mode, video: Any
+) -> None:
+    codec, options = _STREAMS[stream]
+    clean = video(codec, options, count=_COUNT)
+    complaints = 0
+    for seed in _SEEDS[:6]:
+        what = f"{stream}, {mode}, seed {seed}"
+        rng = random.Random(what)  # noqa: S311
+        begin = rng.randrange(15, 50)
+        lost = {begin, *rng.sample(range(begin, begin + 13), rng.randrange(3))}
+        left = [frame for frame in clean.frames if frame.seq not in lost]
+        sent = [replace(frame, seq=seq) for seq, frame in enumerate(left)]
+        shown, found = _through(sent, mode, rng=rng, sequence=Sequence())
+        complaints += len(found)
+        assert all(clean.is_clean(frame) for frame in shown), what
+        assert len(found) <= len(lost), what
+    assert complaints
+
+
 def test_noise_alone_is_refused_in_every_way(video: Any) -> None:
     for codec in (_H264, _H265):
         good = video(codec, "bframes=0").frames[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from camfabric.common.codecs import VideoDecoder
+from camfabric.common.codecs.annexb import is_disposable, is_instantaneous
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec, Frame
 
@@ -163,6 +164,103 @@ def test_a_payload_may_be_any_buffer(video: Any) -> None:
     for kind in (bytes, bytearray, memoryview):
         shown, _ = _decoded([replace(frame, payload=kind(frame.payload)) for frame in clean.frames[:6]])
         assert [clean.is_clean(frame) for frame in shown] == [True] * 6
+
+
+# Pictures that were lost before the packets were numbered
+
+
+def _closed_up(frames: list[Frame]) -> list[Frame]:
+    """What is left, numbered as if nothing had been lost."""
+    return [replace(frame, seq=seq) for seq, frame in enumerate(frames)]
+
+
+_UNSEEN: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (options, more) for name, (codec, options, more) in _KINDS.items() if codec is _H264},
+    # The last number of a group of 18 is 1, as that of the picture behind the next keyframe.
+    "numbers that meet": ("bframes=0:keyint=18:min-keyint=18", {}),
+    "B-frames that others need": ("bframes=8:b-adapt=0:b-pyramid=normal:ref=4:tff=1:slices=4", {}),
+}
+
+
+@pytest.mark.parametrize("name", _UNSEEN)
+def test_a_lost_picture_that_no_number_of_a_packet_tells_of_is_missed(name: str, video: Any) -> None:
+    options, more = _UNSEEN[name]
+    clean = video(_H264, options, **more)
+    for lost in range(1, 28):
+        frames = _closed_up(clean.frames[:lost] + clean.frames[lost + 1 : 44])
+        shown, refused = _decoded(frames)
+        assert all(clean.is_clean(frame) for frame in shown), lost
+        if is_disposable(_H264, clean.frames[lost].payload):
+            assert refused == []
+            assert len(shown) >= len(frames) - _HELD - 4
+        elif frames[lost].keyframe:
+            # It begins anew: what came before is shown, and nothing of what is shown before the keyframe and needs it.
+            assert refused == []
+            numbers = [frame.extra["number"] for frame in frames[:lost]]
+            assert set(numbers) <= set(_numbers(shown))
+            assert is_instantaneous(_H264, frames[lost].payload) or len(shown) < len(frames) - _HELD
+        else:
+            assert refused == [lost]
+            again = next(place for place in _keyframes(frames) if place > lost)
+            assert not [frame.seq for frame in shown if lost <= frame.seq < again]
+
+
+def test_what_came_before_a_picture_that_was_lost_in_front_of_a_keyframe_is_shown(video: Any) -> None:
+    clean = video(_H264, _KINDS["h264 open GOP"][1])
+    again = _keyframes(clean.frames)[1]
+    lost = max(place for place in range(again) if not clean.frames[place].disposable)
+    shown, refused = _decoded(_closed_up(clean.frames[:lost] + clean.frames[again:]))
+    assert refused == []
+    assert all(clean.is_clean(frame) for frame in shown)
+    begun = clean.frames[again].extra["number"]
+    assert [number for number in _numbers(shown) if number < begun] == sorted(_numbers(clean.frames[:lost]))
+    assert _numbers(shown)[-1] >= len(clean.frames) - _HELD - 1
+
+
+def test_the_error_says_that_a_picture_is_missing(video: Any) -> None:
+    frames = video(_H264, "bframes=0").frames
+    decoder = VideoDecoder()
+    for frame in frames[:3]:
+        decoder.feed(frame)
+    with pytest.raises(CodecError, match="h264 3 of a: a picture before it is missing"):
+        decoder.feed(replace(frames[4], seq=3))
+    assert decoder.waiting
+
+
+def test_in_a_long_group_whose_numbers_begin_anew_nothing_is_missed(video: Any) -> None:
+    for options in ("bframes=0", "bframes=3:b-adapt=0:b-pyramid=normal:ref=4", "bframes=3:b-adapt=0:b-pyramid=none"):
+        clean = video(_H264, f"{options}:keyint=400:min-keyint=400", count=120)
+        for left_out in (False, True):
+            decoder = VideoDecoder()
+            shown = []
+            for frame in clean.frames:
+                if left_out and frame.disposable:
+                    decoder.skip(frame)
+                else:
+                    shown += decoder.feed(frame)
+            needed = [frame for frame in clean.frames if not (left_out and frame.disposable)]
+            assert len(shown) >= len(needed) - _HELD
+
+
+def test_gaps_in_every_group_are_their_makers_until_a_group_has_none(video: Any) -> None:
+    clean = video(_H264, "bframes=0", count=132)
+    gaps = {4, 16, 28, 40, 52, 76, 88}  # in groups 0 to 4, and in 6 and 7
+    decoder = VideoDecoder()
+    shown, refused = _decoded(_closed_up([frame for frame in clean.frames if frame.seq not in gaps]), decoder)
+    assert refused == [4, 15, 26, 76 - 5, 88 - 6]
+    numbers = _numbers(shown)
+    assert set(range(36, 76)) - gaps <= set(numbers)
+    assert [number for number in numbers if 76 < number < 84 or 88 < number < 96] == []
+    assert all(clean.is_clean(frame) for frame in shown if not 40 <= frame.extra["number"] < 60)
+
+
+def test_who_passes_over_other_faults_still_misses_a_picture(video: Any) -> None:
+    clean = video(_H264, "bframes=0", count=96)
+    faulty = _faulty(clean.frames)
+    decoder = VideoDecoder()
+    assert _decoded(faulty[:50], decoder)[1] == [1, 13, 25]
+    _, refused = _decoded([replace(frame, seq=frame.seq - 1) for frame in faulty[51:]], decoder)
+    assert refused == [50]
 
 
 # Changes

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.codecs.annexb import is_instantaneous
+from camfabric.common.codecs.frame_numbers import FrameNumbers
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec, Frame
 
@@ -74,6 +75,9 @@ class VideoDecoder:
     It begins at a keyframe, and again at the next one after a loss, an error, or a change of codec or size. It is
     strict at first: a packet with any fault ends its group. Some cameras break the rules in every group, and are
     shown all the same once that is clear; a picture that the decoder itself calls damaged never is.
+
+    FFmpeg says nothing of a reference picture that is missing, so H.264's own numbers are watched. That goes on where
+    faults are passed over, and from the first picture on: `FrameNumbers` has a rule of its own for makers' faults.
     """
 
     def __init__(self) -> None:
@@ -81,6 +85,7 @@ class VideoDecoder:
         self._shape: tuple[Codec, int, int] | None = None
         self._last: tuple[int, int] | None = None
         self._begun_at: int | None = None
+        self._numbers = FrameNumbers()
         self._frames: dict[int, Frame] = {}
         self._index = 0
         self._strict = True
@@ -102,16 +107,20 @@ class VideoDecoder:
         """The pictures that a packet completes, in the order in which they are shown; often none or one.
 
         Raises:
-            CodecError: the packet is damaged, or PyAV is not installed. Goes on at the next keyframe.
+            CodecError: the packet is damaged, a picture before it is missing that the packets' numbers do not tell of,
+                or PyAV is not installed. Goes on at the next keyframe.
         """
         follows = self._follows(frame)
         self._last = (frame.epoch, frame.seq)
+        missing = frame.codec is Codec.H264 and self._numbers.is_missing(
+            bytes(frame.payload), keyframe=frame.keyframe, follows=follows
+        )
         flushed: list[Decoded] = []
         if frame.keyframe:
             self._judge_group()
             if self._context is None or not follows:
                 self._begin(frame)
-            elif self._shape != (frame.codec, frame.width, frame.height):
+            elif missing or self._shape != (frame.codec, frame.width, frame.height):
                 flushed = self._flushed()
                 self._begin(frame)
             else:
@@ -119,6 +128,8 @@ class VideoDecoder:
         elif self._context is None or not follows:
             self._end()
             return []
+        elif missing:
+            raise self._ended(frame, "a picture before it is missing")
         elif self._begun_at is not None and frame.pts is not None and frame.pts < self._begun_at:
             return []  # a leading picture: it needs what came before the keyframe
         return flushed + self._decode(frame)
@@ -187,8 +198,12 @@ class VideoDecoder:
             raise self._damaged(frame, str(error) if isinstance(error, CodecError) else "packet is damaged") from error
 
     def _damaged(self, frame: Frame, why: str) -> CodecError:
-        """End the group. Returns the error that says why."""
+        """End the group, and hold it against the stream. Returns the error that says why."""
         self._group_is_bad = True
+        return self._ended(frame, why)
+
+    def _ended(self, frame: Frame, why: str) -> CodecError:
+        """End the group. Returns the error that says why."""
         self._end()
         return CodecError(f"{frame.codec.label} {frame.seq} of {frame.camera}: {why}", codec=frame.codec.label)
 
