@@ -108,9 +108,9 @@ def _frames(subscriber: Subscriber, *, duration: float | None, timeout: float | 
         except ConfigError:
             return
         except TimeoutError as error:
-            if timeout is not None and time.monotonic() - silent_since >= timeout:
-                raise
             why = str(error).partition(": ")[2]
+            if timeout is not None and time.monotonic() - silent_since >= timeout:
+                raise TimeoutError(f"no frame within {timeout:g} s: {why}") from error
             if why != said and time.monotonic() - silent_since >= _HINT_S:
                 said = why
                 logger.info("no frames: %s", why)

@@ -23,7 +23,6 @@ class _Track:
         self.decoder = VideoDecoder()
         self.missed = 0
         self.dropped = 0
-        self.shown_at = 0.0
         self._epoch: int | None = None
         self._last = -1
         self._again = -1
@@ -58,6 +57,7 @@ class Decoding:
         self._complain = complain
         self._tracks: dict[str, _Track] = {}
         self._ready: deque[Frame] = deque()
+        self._returned_at = 0.0
         self.dropped: dict[str, int] = {}
         """Pictures of each camera that were not shown because the consumer was slow, although decoded or decodable."""
 
@@ -95,12 +95,14 @@ class Decoding:
             return self._next(track, frame)
         finally:
             self._mailbox.release(frame.camera)
+            self._returned_at = time.monotonic()
 
     def _newest(self, track: _Track, frame: Frame) -> Frame | None:
         camera = frame.camera
         begun = time.monotonic()
-        # A consumer that takes its time between two reads gives decoding as much, so that it never falls behind.
-        end = begun + max(TIMES.catch_up_s, begun - track.shown_at if track.shown_at else 0.0)
+        # A consumer that takes its time between two reads gives decoding as much, so that it does not fall behind.
+        away_s = begun - self._returned_at if self._returned_at else 0.0
+        end = begun + max(TIMES.catch_up_s, away_s)
         newest: Decoded | None = None
         packet: Frame | None = frame
         while packet is not None:
@@ -114,7 +116,6 @@ class Decoding:
             packet = None if time.monotonic() > end else self._mailbox.get_more(camera)
         if newest is None:
             return None
-        track.shown_at = time.monotonic()
         return self._shown(track, newest)
 
     def _next(self, track: _Track, frame: Frame) -> Frame | None:

@@ -115,14 +115,8 @@ class Mailbox:
             box.overflowed = False
             self._overflowed.discard(frame.camera)
             self._wanted.discard(frame.camera)
-        elif not box.overflowed and (
-            len(box.frames) >= self._limits.backlog_frames
-            or self._bytes + self._bytes_of(frame) > self._limits.backlog_bytes
-        ):
-            self._empty(box)
-            box.overflowed = True
-            self._overflowed.add(frame.camera)
-            self._line.pop(frame.camera, None)
+        elif not box.overflowed:
+            self._make_room(box, frame)
         box.last = (frame.epoch, frame.seq)
         if box.overflowed:
             self._owe(box, frame)
@@ -132,6 +126,23 @@ class Mailbox:
         # A replaced frame keeps its camera's place in the line, so that a fast camera cannot starve a slow one.
         if not box.leased:
             self._line.setdefault(frame.camera, box)
+
+    def _make_room(self, box: _Box, frame: Frame) -> None:
+        """Empty a box where a packet would be too much: its own, or of all cameras' the largest."""
+        if len(box.frames) >= self._limits.backlog_frames:
+            self._overflow(frame.camera)
+        while not box.overflowed and self._bytes + self._bytes_of(frame) > self._limits.backlog_bytes:
+            # Not its own at any rate: one camera's backlog is not to cost another one its picture.
+            sizes = {camera: sum(map(self._bytes_of, other.frames)) for camera, other in self._boxes.items()}
+            largest = max(sizes, key=lambda camera: sizes[camera])
+            self._overflow(largest if sizes[largest] else frame.camera)
+
+    def _overflow(self, camera: str) -> None:
+        box = self._boxes[camera]
+        self._empty(box)
+        box.overflowed = True
+        self._overflowed.add(camera)
+        self._line.pop(camera, None)
 
     def _empty(self, box: _Box) -> None:
         for skipped in box.frames:
@@ -248,8 +259,13 @@ class Mailbox:
             self._ready.notify_all()
 
     def overflowed(self) -> set[str]:
-        """The cameras whose box has overflowed and whose consumer has come back since; each is named once."""
+        """The cameras whose box has overflowed and whose consumer has come back since; each is named once.
+
+        None while the boxes are half full: what a replay brings would only make others overflow.
+        """
         with self._ready:
+            if self._bytes > self._limits.backlog_bytes // 2:
+                return set()
             wanted, self._wanted = self._wanted, set()
         return wanted
 

@@ -39,9 +39,9 @@ class Limits:
     """A message's header, the user's fields included."""
     payload_bytes: int = 128 * 1024 * 1024
     """One part of a message: an 8K BGR picture is 100 MB."""
-    parts: int = 1024
+    parts: int = 4096
     """Parts of one message; a replay has one for each packet."""
-    index_bytes: int = 256 * 1024
+    index_bytes: int = 1024 * 1024
     """A replay's index: the headers of its packets."""
     pixels: int = 64 * 1024 * 1024
     """Width times height of a picture, checked before it is decoded; 8K has 33 million."""
@@ -64,7 +64,7 @@ class Limits:
     """What a publisher or broker keeps of one stream since its last keyframe: half a minute at 8 Mbit/s."""
     replay_bytes: int = 64 * 1024 * 1024
     """What a broker keeps of all streams together, so that it can answer replay requests by itself."""
-    backlog_frames: int = 2000
+    backlog_frames: int = 5000
     """Frames that a mailbox holds: of all cameras with `mode="every"`, of each one with "latest" ..."""
     backlog_bytes: int = 64 * 1024 * 1024
     """... and their bytes in all, whichever is reached first."""
@@ -96,6 +96,8 @@ class Times:
     """Before a failed source is opened again; doubled at each failure, with jitter ..."""
     reopen_max_s: float = 10.0
     """... up to this."""
+    steady_s: float = 3.0
+    """A source that has given pictures for so long works: the next failure is the first again."""
     open_s: float = 10.0
     """How long a stream may take to open."""
     read_s: float = 5.0

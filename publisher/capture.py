@@ -112,6 +112,7 @@ class Capture:
     def _publish(self, source: Source, backoff: Backoff) -> bool:
         """Publish until the source ends. Returns whether it is to be closed because nobody watches."""
         live = False
+        begun = 0.0
         for shot in source.shots():
             if self._stop.is_set():
                 return False
@@ -121,8 +122,10 @@ class Capture:
                 if self._live_once:
                     self._publisher.forget_packets(self._channel)  # what comes now does not follow
                 live = self._live_once = True
-                self._watched_at = time.monotonic()  # opening it may have taken long
-                backoff.reset()
+                self._watched_at = begun = time.monotonic()  # opening it may have taken long
+            elif begun and time.monotonic() - begun > TIMES.steady_s:
+                backoff.reset()  # one that gives a little and fails each time is not to be opened in a rush
+                begun = 0.0
             try:
                 self._pass_on(shot)
             except WireError as error:

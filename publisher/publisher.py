@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher"]
 
+_CLOCK_STEP_NS: Final = 2_000_000
+"""By less, the two clocks seem to differ because they are read one after the other."""
 _MIN_SIDE: Final = 16
 _MAX_SIDE: Final = 16384
 
@@ -116,6 +118,8 @@ class Publisher:
         self._last_picture = 0.0
         self._interval_s = 0.0
         self._closed = False
+        self._wall_offset_ns = 0
+        self._has_pictures = False
         self._main = Stream(
             CAM, self.camera, self._encoder, resize=functools.partial(resized, size=size) if size else None
         )
@@ -304,7 +308,8 @@ class Publisher:
         captured_monotonic_ns: int | None,
         size: tuple[int, int],
     ) -> Frame:
-        wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        monotonic_ns = time.monotonic_ns()
+        wall_ns = self._wall_ns(monotonic_ns)
         if captured_monotonic_ns is None:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
@@ -321,11 +326,19 @@ class Publisher:
         wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
         return frame
 
+    def _wall_ns(self, monotonic_ns: int) -> int:
+        """Unix time, as steady as the monotonic clock but for steps of the wall clock."""
+        offset_ns = time.time_ns() - monotonic_ns
+        if abs(offset_ns - self._wall_offset_ns) > _CLOCK_STEP_NS:
+            self._wall_offset_ns = offset_ns
+        return monotonic_ns + self._wall_offset_ns
+
     def _offer(self, captured: Captured) -> None:
         """Hand a picture to the main stream, and to the small one if that is made of it."""
         self._shape = self._size or (captured.frame.width, captured.frame.height)
         recovered = self._count(time.monotonic())
         watched = self._main.watched
+        self._has_pictures = True
         self._main.offer(captured)
         if self._small is not None and self._low is not None and not self._low.own_source:
             self._offer_small(captured)
@@ -386,7 +399,7 @@ class Publisher:
             epoch=self.epoch,
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             time_ns=time.time_ns(),
-            codec=main.codec or self.codec,
+            codec=main.codec or ("jpeg" if self.codec == COPY and self._has_pictures else self.codec),
             width=self._shape[0],
             height=self._shape[1],
             fps_in=round(fps_in, 2),

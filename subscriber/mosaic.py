@@ -55,8 +55,18 @@ class Mosaic:
         """The one camera that is drawn, or None for all."""
 
     def update(self, frame: Frame, *, fps: float | None = None) -> None:
-        """Take in a decoded frame. `fps` is its camera's rate; without, it is that of these calls."""
+        """Take in a decoded frame. `fps` is its camera's rate; without, it is that of these calls.
+
+        One that is older than what is shown, as where a stream catches up, is left out.
+        """
         tile = self._tile(frame.camera)
+        before = tile.frame
+        if (
+            before is not None
+            and before.epoch == frame.epoch
+            and before.captured_monotonic_ns > frame.captured_monotonic_ns
+        ):
+            return
         tile.frame = frame
         tile.fps = fps
         tile.rate.tick()

@@ -20,7 +20,7 @@ from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
-from camfabric.common.topics import BROKER, CLOCK, REPLAY, STATUS, new_nonce, parse_topic, request_topic, topic
+from camfabric.common.topics import BROKER, CLOCK, LOW, REPLAY, STATUS, new_nonce, parse_topic, request_topic, topic
 from camfabric.subscriber.clocks import Clocks
 from camfabric.subscriber.sequence import Sequence
 
@@ -54,6 +54,7 @@ class _Stream:
     asked_of: int | None = None
     """The epoch of whose beginning a replay was asked for."""
     next_ask: float = 0.0
+    next_advice: float = 0.0
     pause_s: float = TIMES.replay_first_s
     received: bool = False
 
@@ -192,8 +193,27 @@ class Receiver(threading.Thread):
             stream.pause_s = TIMES.replay_first_s
         stream.next_ask = now + stream.pause_s
         stream.pause_s = min(stream.pause_s * 2, TIMES.replay_max_s)
+        if stream.received and stream.pause_s >= TIMES.replay_max_s:
+            self._advise(stream)
         stream.asking = True
         self._ask(stream.link, REPLAY, f"{self._channel}/{stream.camera}")
+
+    def _advise(self, stream: _Stream) -> None:
+        """Say what helps where one replay follows another, once a minute."""
+        now = time.monotonic()
+        if now < stream.next_advice:
+            return
+        stream.next_advice = now + TIMES.complain_s
+        logger.warning(
+            "frames of %s are lost again and again: the link, or this machine, is too slow for it%s",
+            stream.camera,
+            "" if self._channel == LOW else "; its small picture (channel low) needs far less",
+        )
+
+    def is_waiting(self, camera: str) -> bool:
+        """Whether packets of a camera come, and cannot be decoded before its next keyframe."""
+        stream = self._streams.get(camera)
+        return stream is not None and stream.sequence.waiting
 
     def _got_status(self, link: _Link, status: Status) -> None:
         if not self.roster.heard(status):

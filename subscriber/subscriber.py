@@ -29,7 +29,7 @@ class Subscriber:
 
     Iterating gives frames until `close`. With `mode="latest"` (the default) it is the newest of each camera, in turn:
     whoever is slow gets fewer frames, and never old ones. With `mode="every"` it is all of them, in order, out of a
-    queue of 2000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
+    queue of 5000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
     thread that calls `read`; from damage or loss, the picture resumes at the next keyframe, or sooner.
 
     Args:
@@ -157,9 +157,11 @@ class Subscriber:
             if camera in self._undecodable:
                 silent.append(self._undecodable[camera])
                 continue
-            silent.append(
-                f"{camera} is {status.state}{reason}" + (", but nothing came" if status.state == LIVE else "")
-            )
+            if status.state == LIVE:
+                reason = ", but nothing came"
+                if self._receiver.is_waiting(camera):
+                    reason = ", and packets come, but its next keyframe is to be waited for"
+            silent.append(f"{camera} is {status.state}{reason}")
         return "; ".join(silent)
 
     def cameras(self) -> dict[str, Status]:

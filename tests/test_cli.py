@@ -65,7 +65,7 @@ def test_what_cannot_run_is_one_line_and_status_1(
         (["publish", "/dev/video77", "--camera", "a"], "is not there"),
         (["publish", "rtsp://u:topsecret@127.0.0.1:1/x", "--camera", "a"], "refused"),
         (["ls", "--from", nowhere, "--wait", "0.5"], "no camera and no broker answers"),
-        (["subscribe", "--from", nowhere, "--timeout", "0.5"], "nobody publishes any camera"),
+        (["subscribe", "--from", nowhere, "--timeout", "0.5"], "within 0.5 s: nobody publishes any camera"),
         (["ls", "--from", taken.endpoint, "--require-live"], "no such camera"),
     ):
         process = camfabric(*command)

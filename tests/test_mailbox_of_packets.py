@@ -122,6 +122,25 @@ def test_stills_of_other_cameras_use_up_no_room_for_packets() -> None:
     assert mailbox._bytes == 0
 
 
+def test_where_all_cameras_have_too_much_the_largest_box_is_emptied_and_nobody_is_asked_to_fill_it() -> None:
+    mailbox = Mailbox(limits=Limits(backlog_bytes=10))
+    mailbox.put(_packet(0, keyframe=True, camera="large", size=6))
+    mailbox.put(_packet(0, keyframe=True, camera="small", size=3))
+    mailbox.put(_packet(1, camera="small", size=3))
+    assert mailbox.dropped == {"large": 1}
+    assert [mailbox.get(0).camera, mailbox.get(0).camera] == ["small", "small"]
+    with pytest.raises(TimeoutError):
+        mailbox.get(0)
+    assert mailbox.overflowed() == {"large"}
+    mailbox.put(_packet(1, keyframe=True, camera="large", size=6))
+    mailbox.put(_packet(2, camera="large", size=5))
+    mailbox.put(_packet(2, keyframe=True, camera="small", size=6))
+    with pytest.raises(TimeoutError):
+        _ = mailbox.get(0), mailbox.get(0)
+    mailbox.put(_packet(3, keyframe=True, camera="small", size=6))
+    assert mailbox.overflowed() == set()
+
+
 def test_what_a_replay_brings_again_was_not_dropped() -> None:
     mailbox = Mailbox(limits=Limits(backlog_frames=6))
     mailbox.put(_packet(0, keyframe=True))

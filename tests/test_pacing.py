@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from camfabric.common.errors import SourceError
 from camfabric.common.settings import TIMES
-from camfabric.publisher.capture import Backoff
+from camfabric.publisher import Publisher
+from camfabric.publisher.capture import Backoff, Capture
 from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sources import pacer as pacer_module
 from camfabric.publisher.sources.pacer import Pacer
+from camfabric.publisher.sources.source import Shot, Wanted, parse_source
 
 _SOME = settings(max_examples=200, deadline=None)
 _S = 1_000_000_000
@@ -42,6 +47,44 @@ def test_a_success_begins_anew() -> None:
 
 def test_no_two_agree() -> None:
     assert len({Backoff().next_s() for _ in range(20)}) > 1
+
+
+def test_a_source_that_gives_one_picture_and_fails_each_time_is_not_opened_in_a_rush(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OneShot:
+        def shots(self) -> Iterator[Shot]:
+            yield Shot.of(np.zeros((16, 16, 3), np.uint8), 1)
+            raise SourceError("it ends", source="x")
+
+        def close(self) -> None:
+            pass
+
+    waits: list[float] = []
+    with Publisher("a", bind="tcp://127.0.0.1:*") as publisher:
+        capture = Capture(parse_source("rtsp://127.0.0.1/x"), publisher, Wanted(label="a"))
+
+        def wait(_reason: str, wait_s: float) -> None:
+            waits.append(wait_s)
+            if len(waits) == 6:
+                capture.stop()
+
+        monkeypatch.setattr("camfabric.publisher.capture.open_source", lambda *_args, **_kwargs: OneShot())
+        monkeypatch.setattr(capture, "_wait", wait)
+        capture.run()
+    assert waits[0] <= TIMES.reopen_first_s
+    assert waits[-1] > 8 * TIMES.reopen_first_s
+
+
+def test_capture_times_on_the_wall_clock_go_up_with_those_on_the_monotonic_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    jitter_ns = iter([0, 900_000, 100_000, 500_000, 3_600_000_000_000])
+    with Publisher("a", bind="tcp://127.0.0.1:*") as publisher:
+        clock = SimpleNamespace(time_ns=lambda: 1_000_000_000_000 + next(jitter_ns))
+        monkeypatch.setattr("camfabric.publisher.publisher.time", clock)
+        walls = [publisher._wall_ns(0) for _ in range(5)]
+        monkeypatch.undo()
+    assert walls[:4] == [1_000_000_000_000] * 4
+    assert walls[4] == 1_000_000_000_000 + 3_600_000_000_000
 
 
 # The rate limit

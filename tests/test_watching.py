@@ -52,6 +52,18 @@ def test_an_enlarged_camera_has_the_whole_drawing() -> None:
     assert (mosaic.draw()[60, 100] == 20).all()
 
 
+def test_a_tile_never_goes_back_in_time_but_at_a_new_start() -> None:
+    mosaic = _mosaic(1)
+    now_ns = time.monotonic_ns()
+    old = Frame(
+        camera="c/0", captured_monotonic_ns=now_ns - 5_000_000_000, decoded=np.full((90, 160, 3), 200, np.uint8)
+    )
+    mosaic.update(old)
+    assert (mosaic.draw()[120, 300] == 20).all()
+    mosaic.update(replace(old, epoch=2, captured_monotonic_ns=now_ns - 1_000_000_000))
+    assert (mosaic.draw()[40, 300] == 200).all()
+
+
 @pytest.mark.parametrize(
     ("cameras", "channel", "wanted"),
     [
