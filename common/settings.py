@@ -45,6 +45,10 @@ class Limits:
     """A replay's index: the headers of its packets."""
     pixels: int = 64 * 1024 * 1024
     """Width times height of a picture, checked before it is decoded; 8K has 33 million."""
+    min_side_px: int = 16
+    """Of a size that is asked for ..."""
+    max_side_px: int = 16384
+    """... and the most."""
     status_bytes: int = 4096
     topic_bytes: int = 256
     """A topic or a subscription; a camera's name has at most 128 bytes."""

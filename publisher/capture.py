@@ -171,7 +171,7 @@ class Capture:
         self._report(IDLE, "nobody watches")
         logger.info("%s is closed until somebody watches", self._address)
         while not self._stop.is_set() and not self._demand.wait(TIMES.idle_s):
-            pass
+            pass  # where the sender takes back, at that moment, what `stop` has set
         if not self._stop.is_set():
             self._report(STALLED, "opening its source")
 

@@ -12,6 +12,7 @@ from camfabric.common.decoding import Decoding
 from camfabric.common.errors import CodecError, ConfigError
 from camfabric.common.frame import Codec, Frame
 from camfabric.common.mailbox import Closed, Mailbox
+from camfabric.common.settings import LIMITS
 from camfabric.publisher.stream import Captured
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Low", "LowEncoder", "Reducer", "resized", "shrunk"]
 
-_MAX_SIDE: Final = 16384
-_MIN_SIDE: Final = 16
 _MAX_FPS: Final = 1000
 
 
@@ -40,8 +39,9 @@ class Low:
     """It is not made of the camera's picture: `send` and `send_packet` are called for it, with `channel="low"`."""
 
     def __post_init__(self) -> None:
-        if not all(type(side) is int and _MIN_SIDE <= side <= _MAX_SIDE for side in self.size):
-            raise ConfigError(f"low size {self.size}: each side is {_MIN_SIDE} to {_MAX_SIDE} px", setting="low")
+        least, most = LIMITS.min_side_px, LIMITS.max_side_px
+        if not all(type(side) is int and least <= side <= most for side in self.size):
+            raise ConfigError(f"low size {self.size}: each side is {least} to {most} px", setting="low")
         if not 0 < self.fps <= _MAX_FPS:
             raise ConfigError(f"low {self.fps:g} pictures a second: it is a number up to {_MAX_FPS}", setting="low")
 

@@ -18,12 +18,12 @@ from camfabric.common.codecs import Encoding, by_name, make_encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, FabricError, WireError
 from camfabric.common.frame import Codec, Frame
-from camfabric.common.settings import BROKER_PUBLISHERS, COPY, DEFAULT_GOP, DEFAULT_QUALITY, LIMITS, TIMES
+from camfabric.common.settings import BROKER_PUBLISHERS, COPY, DEFAULT_GOP, DEFAULT_QUALITY, LIMITS
 from camfabric.common.sockets import Waker, bind, connect, make_xpub
-from camfabric.common.stats import Rate
-from camfabric.common.status import LIVE, OFFLINE, STALLED, Status
+from camfabric.common.status import LIVE, OFFLINE, Status
 from camfabric.common.topics import CAM, LOW, check_camera
 from camfabric.publisher.low import Low, LowEncoder, resized, shrunk
+from camfabric.publisher.pulse import Pulse
 from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sender import Sender
 from camfabric.publisher.stream import Captured, Stream
@@ -35,8 +35,6 @@ __all__ = ["Publisher"]
 
 _CLOCK_STEP_NS: Final = 2_000_000
 """By less, the two clocks seem to differ because they are read one after the other."""
-_MIN_SIDE: Final = 16
-_MAX_SIDE: Final = 16384
 
 
 class Publisher:
@@ -112,19 +110,15 @@ class Publisher:
         self._shape = (0, 0)
         self._insecure = not address.is_local
         self._started = time.monotonic()
-        self._lock = threading.Lock()
-        self._said: tuple[str, str] = (STALLED, "no picture yet")
-        self._rate_in = Rate()
-        self._last_picture = 0.0
-        self._interval_s = 0.0
+        self._pulse = Pulse()
         self._closed = False
         self._wall_offset_ns = 0
         self._has_pictures = False
         self._main = Stream(
             CAM, self.camera, self._encoder, resize=functools.partial(resized, size=size) if size else None
         )
-        self._low = low
         self._small: Stream | None = None
+        self._small_has_source = low is not None and low.own_source
         if low is not None:
             self._small = Stream(
                 LOW,
@@ -155,7 +149,7 @@ class Publisher:
             low=low,
             waker=self._waker,
             demands=self.demands,
-            state=self._state,
+            state=self._pulse.state,
             status=self.status,
             announce_at_once=announce_at_once,
         )
@@ -187,7 +181,8 @@ class Publisher:
         """
         self._check_open()
         self._encoder.check(image)
-        frame = self._frame(extra, captured_ns, captured_monotonic_ns, (image.shape[1], image.shape[0]))
+        size = (image.shape[1], image.shape[0])
+        frame = self._checked(Frame(camera=self.camera), size, extra, captured_ns, captured_monotonic_ns)
         if copy:
             image = image.copy()
         self._offer(Captured(frame, lambda: image))
@@ -213,7 +208,8 @@ class Publisher:
             FabricError: its thread has failed.
         """
         self._check_open()
-        captured = Captured(self._frame(None, None, captured_monotonic_ns, size), draw)
+        frame = self._checked(Frame(camera=self.camera), size, None, None, captured_monotonic_ns)
+        captured = Captured(frame, draw)
         if channel == LOW:
             self._offer_small(captured)
         else:
@@ -260,8 +256,9 @@ class Publisher:
         stream = self._packet_stream(channel)
         if len(payload) > LIMITS.payload_bytes or not 0 < size[0] * size[1] <= LIMITS.pixels:
             raise WireError(f"packet of {len(payload)} bytes, {size[0]} x {size[1]} px: too large", reason="size")
-        frame = replace(
-            self._frame(extra, captured_ns, captured_monotonic_ns, size),
+        packet = Frame(
+            camera=self.camera,
+            channel=channel,
             codec=codec,
             keyframe=keyframe or codec.is_intra,
             disposable=disposable,
@@ -270,11 +267,11 @@ class Publisher:
             time_base=time_base,
             payload=payload,
         )
-        wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
+        frame = self._checked(packet, size, extra, captured_ns, captured_monotonic_ns)
         stream.offer_packet(frame)
         if stream is self._main:
             self._shape = size
-            self._count(time.monotonic())
+            self._pulse.beat()
         self._waker.wake()
 
     def forget_packets(self, channel: str = CAM) -> None:
@@ -292,7 +289,7 @@ class Publisher:
 
     def _packet_stream(self, channel: str) -> Stream:
         if channel == LOW:
-            if self._small is None or self._low is None or not self._low.own_source:
+            if self._small is None or not self._small_has_source:
                 raise ConfigError(
                     "low has no source of its own: Low(own_source=True)", setting="channel", value=channel
                 )
@@ -301,21 +298,23 @@ class Publisher:
             raise ConfigError("packets are passed on with codec='copy'", setting="codec", value=self.codec)
         return self._main
 
-    def _frame(
+    def _checked(
         self,
+        frame: Frame,
+        size: tuple[int, int],
         extra: Mapping[str, Any] | None,
         captured_ns: int | None,
         captured_monotonic_ns: int | None,
-        size: tuple[int, int],
     ) -> Frame:
+        """The frame with all that is known of it when it is captured. What cannot be sent is refused here."""
         monotonic_ns = time.monotonic_ns()
         wall_ns = self._wall_ns(monotonic_ns)
         if captured_monotonic_ns is None:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
-        frame = Frame(
-            camera=self.camera,
+        frame = replace(
+            frame,
             width=size[0],
             height=size[1],
             epoch=self.epoch,
@@ -323,7 +322,7 @@ class Publisher:
             captured_monotonic_ns=captured_monotonic_ns,
             extra=wire.copy_extra(extra) if extra else {},
         )
-        wire.pack_header(frame)  # what cannot be sent is refused here, where the caller sees it
+        wire.pack_header(frame)  # where the caller sees what is wrong with it
         return frame
 
     def _wall_ns(self, monotonic_ns: int) -> int:
@@ -336,11 +335,11 @@ class Publisher:
     def _offer(self, captured: Captured) -> None:
         """Hand a picture to the main stream, and to the small one if that is made of it."""
         self._shape = self._size or (captured.frame.width, captured.frame.height)
-        recovered = self._count(time.monotonic())
+        recovered = self._pulse.beat()
         watched = self._main.watched
         self._has_pictures = True
         self._main.offer(captured)
-        if self._small is not None and self._low is not None and not self._low.own_source:
+        if not self._small_has_source:
             self._offer_small(captured)
         if watched or self._main.watched or recovered:
             self._waker.wake()
@@ -353,17 +352,6 @@ class Publisher:
         if small.watched:
             self._waker.wake()
 
-    def _count(self, now: float) -> bool:
-        with self._lock:
-            self._rate_in.tick()
-            if self._last_picture and self._said[0] == LIVE:
-                interval = now - self._last_picture
-                self._interval_s += (interval - self._interval_s) * (0.1 if self._interval_s else 1.0)
-            self._last_picture = now
-            recovered = self._said[0] != LIVE
-            self._said = (LIVE, "")
-        return recovered
-
     @property
     def watched(self) -> bool:
         """Whether somebody subscribes to the camera now."""
@@ -371,27 +359,13 @@ class Publisher:
 
     def report(self, state: str, reason: str) -> None:
         """Say in the camera's status that its source is `stalled` or `offline`, and why, until the next `send`."""
-        with self._lock:
-            changed = self._said != (state, reason)
-            self._said = (state, reason)
-        if changed:
+        if self._pulse.say(state, reason):
             self._waker.wake()
-
-    def _state(self) -> tuple[str, str]:
-        """The camera's state, and the reason where it is not live."""
-        with self._lock:
-            state, reason = self._said
-            silence = time.monotonic() - self._last_picture if self._last_picture else 0.0
-            if state == LIVE and silence > max(TIMES.stalled_s, 3 * self._interval_s):
-                return STALLED, f"no picture for {silence:.0f} s"
-        return state, reason
 
     def status(self) -> Status:
         """The camera's status as it is published."""
         sender, main = self._sender, self._main
-        state, reason = self._state()
-        with self._lock:
-            fps_in = self._rate_in.per_second() if state == LIVE else 0.0
+        state, reason = self._pulse.state()
         return Status(
             camera=self.camera,
             state=state,
@@ -402,7 +376,7 @@ class Publisher:
             codec=main.codec or ("jpeg" if self.codec == COPY and self._has_pictures else self.codec),
             width=self._shape[0],
             height=self._shape[1],
-            fps_in=round(fps_in, 2),
+            fps_in=round(self._pulse.per_second(), 2) if state == LIVE else 0.0,
             fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
             sent=sender.sent,
             sent_bytes=sender.sent_bytes,
@@ -421,8 +395,7 @@ class Publisher:
         if self._closed:
             return
         self._closed = True
-        with self._lock:
-            self._said = (OFFLINE, reason)
+        self._pulse.say(OFFLINE, reason)
         self._sender.stop()
         self._context.term()
         self._waker.close()
@@ -454,5 +427,7 @@ def _check_size(size: Any) -> None:
         return
     if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int for side in size):
         raise ConfigError(f"size {size!r}: it is (width, height) in whole pixels", setting="size", value=size)
-    if not all(_MIN_SIDE <= side <= _MAX_SIDE for side in size):
-        raise ConfigError(f"size {size!r}: each side is {_MIN_SIDE} to {_MAX_SIDE} px", setting="size", value=size)
+    if not all(LIMITS.min_side_px <= side <= LIMITS.max_side_px for side in size):
+        raise ConfigError(
+            f"size {size!r}: each side is {LIMITS.min_side_px} to {LIMITS.max_side_px} px", setting="size", value=size
+        )

@@ -161,7 +161,7 @@ class Sender(threading.Thread):
             self._reducer = Reducer(self._camera, fps=self._low.fps, offer=self._offer_small, complain=self._complain)
             self._reducers = [reducer for reducer in self._reducers if reducer.is_alive()] + [self._reducer]
             self._reducer.start()
-            for frame in self._main.frames_kept(self._camera):
+            for frame in self._main.frames_kept():
                 self._reducer.put(frame)
         elif not small.watched and self._reducer is not None:
             self._reducer.stop()

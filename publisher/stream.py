@@ -51,7 +51,6 @@ class Stream:
         resize: Callable[[Image], Image] | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        self.channel: Final = channel
         self.topic: Final = topic(channel, camera)
         self._encoder = encoder
         self._resize = resize
@@ -73,8 +72,6 @@ class Stream:
         """Whether coded frames are passed on, and not pictures encoded."""
         self.codec = ""
         """Of the last frame."""
-        self.size = (0, 0)
-        """(width, height) in px of the last frame."""
         self.encoded = 0
         """Pictures given to the encoder."""
         self.dropped = 0
@@ -187,16 +184,12 @@ class Stream:
             self._packet_bytes -= len(frame.payload) if frame is not None else 0
         return frame
 
-    def frames_kept(self, camera: str) -> list[Frame]:
+    def frames_kept(self) -> list[Frame]:
         """What is kept, as frames."""
-        return [
-            replace(wire.unpack_frame(self.topic, header, payload), camera=camera)
-            for header, payload in self._groups.get(self.topic)
-        ]
+        return [wire.unpack_frame(self.topic, header, payload) for header, payload in self._groups.get(self.topic)]
 
     def _passed_on(self, frame: Frame) -> Message:
-        frame = replace(frame, seq=self._next_seq, encoded_ns=time.time_ns())
-        message = self._numbered(frame)
+        frame, message = self._numbered(frame, time.time_ns())
         self.carries_packets = True
         if self.on_packet is not None:
             self.on_packet(frame)
@@ -209,7 +202,7 @@ class Stream:
         self.encoded += 1
         frames = self._encoder.encode(captured.frame, image, keyframe=self._needs_keyframe)
         now_ns = time.time_ns()
-        messages = [self._numbered(replace(frame, encoded_ns=now_ns)) for frame in frames]
+        messages = [self._numbered(frame, now_ns)[1] for frame in frames]
         if frames:
             self._needs_keyframe = False
             # A still is kept coded; of a video stream the picture is needed, to make a keyframe of it.
@@ -226,9 +219,9 @@ class Stream:
             logger.debug("drawing failed", exc_info=True)
             raise CodecError(f"a picture cannot be drawn: {error}", codec="") from error
 
-    def _numbered(self, frame: Frame) -> Message:
+    def _numbered(self, frame: Frame, encoded_ns: int) -> tuple[Frame, Message]:
         """Give a coded frame its number, and keep it."""
-        frame = replace(frame, seq=self._next_seq)
+        frame = replace(frame, seq=self._next_seq, encoded_ns=encoded_ns)
         header = wire.pack_header(frame)
         self._next_seq += 1
         self._groups.keep(
@@ -240,5 +233,4 @@ class Stream:
             payload=frame.payload,
         )
         self.codec = frame.codec.label
-        self.size = (frame.width, frame.height)
-        return header, frame.payload
+        return frame, (header, frame.payload)

@@ -181,10 +181,9 @@ def test_of_a_damaged_packet_nothing_is_shown_and_it_is_counted_once(
     stream: str, damage: str, mode: Mode, video: Any
 ) -> None:
     codec, options = _STREAMS[stream]
-    if codec is _H265 and damage == "halved":
-        pytest.skip("FFmpeg does not see that an H.265 slice ends too soon")
-    if "open GOP" in stream and damage == "halved" and mode == "latest":
-        pytest.skip("a decoder that began at a keyframe that is no IDR does not see that an H.264 slice ends too soon")
+    # FFmpeg does not see that a slice of H.265 ends too soon, nor one of H.264 where a decoder began at a keyframe that
+    # is no IDR: then what can be asked for is that the picture comes back.
+    is_seen = damage != "halved" or not (codec is _H265 or ("open GOP" in stream and mode == "latest"))
     clean = video(codec, options, count=_COUNT)
     rng = random.Random(stream)  # noqa: S311
     for seq in (13, 24, 30):
@@ -193,8 +192,8 @@ def test_of_a_damaged_packet_nothing_is_shown_and_it_is_counted_once(
         frames[seq] = replace(frames[seq], payload=rng.randbytes(200) if payload is None else payload)
         shown, complaints = _through(frames, mode, rng=rng)
         # Where the newest is wanted it may have been passed over, unseen.
-        assert len(complaints) == 1 or (mode == "latest" and not complaints)
-        assert all(clean.is_clean(frame) for frame in shown)
+        assert not is_seen or len(complaints) == 1 or (mode == "latest" and not complaints)
+        assert not is_seen or all(clean.is_clean(frame) for frame in shown)
         _check_healed(clean, {seq}, shown, f"{stream}, packet {seq} {damage}")
 
 

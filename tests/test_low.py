@@ -23,8 +23,6 @@ from camfabric.publisher.sources import parse_source
 from camfabric.publisher.sources.source import Wanted
 from camfabric.subscriber import Subscriber
 
-av = pytest.importorskip("av")
-
 ANY = "tcp://127.0.0.1:*"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -22,8 +23,6 @@ from camfabric.publisher.capture import Capture
 from camfabric.publisher.sources import open_source, parse_source
 from camfabric.publisher.sources.source import Wanted
 from camfabric.subscriber import Subscriber
-
-av = pytest.importorskip("av")
 
 ANY = "tcp://127.0.0.1:*"
 SCENE = "test://?size=64x48&fps=100"

@@ -20,8 +20,6 @@ from camfabric.publisher.sources.scene import Scene
 from camfabric.publisher.sources.source import Wanted
 from camfabric.subscriber import Subscriber
 
-pytest.importorskip("av")
-
 ANY = "tcp://127.0.0.1:*"
 
 

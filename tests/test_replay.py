@@ -18,8 +18,6 @@ from camfabric.common.topics import request_topic
 from camfabric.publisher import Publisher, stream
 from camfabric.subscriber import Subscriber
 
-pytest.importorskip("av")
-
 ANY = "tcp://127.0.0.1:*"
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 from camfabric.common.codecs.annexb import slices
 from camfabric.common.frame import Codec
 from camfabric.subscriber import Subscriber
-
-av = pytest.importorskip("av")
 
 pytestmark = pytest.mark.rtsp
 

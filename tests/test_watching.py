@@ -20,8 +20,6 @@ from camfabric.common.status import Status
 from camfabric.publisher import Low, Publisher
 from camfabric.subscriber.mosaic import Mosaic
 
-pytest.importorskip("av")
-
 
 def _mosaic(cameras: int) -> Mosaic:
     mosaic = Mosaic(width=600, height=300)

@@ -10,7 +10,7 @@ from typing import Final
 
 from camfabric.common.frame import Codec
 
-__all__ = ["is_disposable", "is_instantaneous", "nal_units", "parameter_sets", "slices", "sub_layers"]
+__all__ = ["has_slices", "is_disposable", "is_instantaneous", "nal_units", "parameter_sets", "slices", "sub_layers"]
 
 _START: Final = b"\x00\x00\x01"
 _H264_SETS: Final = frozenset({7, 8})
@@ -56,6 +56,12 @@ def slices(codec: Codec, data: bytes) -> list[bytes]:
     """The NAL units that hold picture data."""
     wanted = _H264_SLICES if codec is Codec.H264 else _H265_SLICES
     return [data[begin:end] for begin, end in nal_units(data) if _kind(codec, data[begin]) in wanted]
+
+
+def has_slices(codec: Codec, data: bytes) -> bool:
+    """Whether there are NAL units that hold picture data."""
+    wanted = _H264_SLICES if codec is Codec.H264 else _H265_SLICES
+    return any(_kind(codec, data[begin]) in wanted for begin, _ in nal_units(data))
 
 
 def is_disposable(codec: Codec, data: bytes) -> bool:

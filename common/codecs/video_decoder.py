@@ -16,11 +16,11 @@ from camfabric.common.frame import Codec, Frame
 if TYPE_CHECKING:
     import av
 
-__all__ = ["Decoded", "VideoDecoder", "require_pyav"]
+__all__ = ["FFMPEG_NAMES", "Decoded", "VideoDecoder"]
 
 logger = logging.getLogger(__name__)
 
-_NAMES: Final = {Codec.H264: "h264", Codec.H265: "hevc"}
+FFMPEG_NAMES: Final = {Codec.H264: "h264", Codec.H265: "hevc"}
 _THREADS: Final = min(os.cpu_count() or 1, 4)
 _ALIGNMENT_PX: Final = 64
 """The largest coding block: a coded picture is at most so much larger than the one that is shown."""
@@ -53,7 +53,7 @@ class Decoded:
         return replace(self.frame, decoded=image)
 
 
-def require_pyav(camera: str, codec: Codec) -> Any:
+def _require_pyav(camera: str, codec: Codec) -> Any:
     """PyAV.
 
     Raises:
@@ -145,14 +145,14 @@ class VideoDecoder:
         self._group_is_bad = False
 
     def _begin(self, frame: Frame) -> None:
-        av = require_pyav(frame.camera, frame.codec)
+        av = _require_pyav(frame.camera, frame.codec)
         self._end()
         if self._strict and self._bad_groups >= _BAD_GROUPS:
             self._strict = False
             logger.info(
                 "%s breaks the rules of %s in every group: errors are passed over", frame.camera, frame.codec.label
             )
-        context = av.CodecContext.create(_NAMES[frame.codec], "r")
+        context = av.CodecContext.create(FFMPEG_NAMES[frame.codec], "r")
         # What the header states is the most that is allocated, whatever the stream states.
         pixels = (frame.width + _ALIGNMENT_PX) * (frame.height + _ALIGNMENT_PX)
         # Behind a keyframe that is no IDR, references to what came before it are listed, but not used: no fault.
@@ -182,7 +182,7 @@ class VideoDecoder:
             return []
 
     def _decode(self, frame: Frame) -> list[Decoded]:
-        av = require_pyav(frame.camera, frame.codec)
+        av = _require_pyav(frame.camera, frame.codec)
         if not frame.payload:  # which would be the stream's end to FFmpeg
             raise self._damaged(frame, "packet is empty")
         packet = av.Packet(frame.payload)

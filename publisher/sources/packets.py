@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.codecs import jpeg
-from camfabric.common.codecs.annexb import is_disposable, nal_units, parameter_sets, slices, sub_layers
+from camfabric.common.codecs.annexb import has_slices, is_disposable, nal_units, parameter_sets, sub_layers
+from camfabric.common.codecs.video_decoder import FFMPEG_NAMES
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec
 from camfabric.publisher.sources.prefixed import Prefixed
@@ -21,8 +22,7 @@ __all__ = ["Packets", "codec_of"]
 
 logger = logging.getLogger(__name__)
 
-_CODECS: Final = {"h264": Codec.H264, "hevc": Codec.H265, "mjpeg": Codec.JPEG}
-_NAMES: Final = {Codec.H264: "h264", Codec.H265: "hevc"}
+_CODECS: Final = {name: codec for codec, name in FFMPEG_NAMES.items()} | {"mjpeg": Codec.JPEG}
 _DELIMITERS: Final = {Codec.H264: (0x1F, 9), Codec.H265: (0x7E, 35 << 1)}
 """Mask and value of the first byte of an access unit delimiter, which stands in front of the parameter sets."""
 
@@ -106,7 +106,7 @@ class Packets:
         payload = bytes(packet)
         if self._prefixed is not None:
             payload = self._prefixed.to_annex_b(payload)
-        if not slices(self._codec, payload):
+        if not has_slices(self._codec, payload):
             # Parameter sets alone: they belong to what follows.
             self._sets = parameter_sets(self._codec, payload) or self._sets
             return None
@@ -141,7 +141,7 @@ class Packets:
             self._layers = sub_layers(self._sets)
         import av
 
-        context: Any = av.CodecContext.create(_NAMES[self._codec], "r")
+        context: Any = av.CodecContext.create(FFMPEG_NAMES[self._codec], "r")
         context.thread_type, context.thread_count = "SLICE", 1
         try:
             pictures = [*context.decode(av.Packet(keyframe)), *context.decode(None)]

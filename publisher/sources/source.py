@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Codec
 from camfabric.common.redact import redact
+from camfabric.common.settings import LIMITS
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
@@ -109,9 +110,10 @@ def parse_size(text: str, *, setting: str = "size") -> tuple[int, int]:
         ConfigError: it is no size.
     """
     match = _SIZE.fullmatch(text.lower())
-    if match is None or not all(16 <= int(side) <= 16384 for side in match.groups()):
+    if match is None or not all(LIMITS.min_side_px <= int(side) <= LIMITS.max_side_px for side in match.groups()):
         raise ConfigError(
-            f"{setting} {text!r}: it is WIDTHxHEIGHT in pixels, 16 to 16384 each, such as 1280x720",
+            f"{setting} {text!r}: it is WIDTHxHEIGHT in pixels, {LIMITS.min_side_px} to {LIMITS.max_side_px} each,"
+            " such as 1280x720",
             setting=setting,
             value=text,
         )
