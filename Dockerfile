@@ -23,9 +23,13 @@ RUN cd /opt/camfabric/lib/python3*/site-packages \
     && rm -rf cv2/data/*.xml
 
 FROM ${BASE}
+# Folders below /keys, for a volume each: a new volume has the owner of the folder that it is mounted on.
+ARG KEY_FOLDERS=""
 # A fixed number, so that it can be named in `chown` and in access rules; no password, no shell.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin camfabric \
-    && install -d -o camfabric -g camfabric /pictures
+    && install -d -o camfabric -g camfabric /pictures \
+    && install -d -o camfabric -g camfabric -m 0700 /keys \
+    && for name in broker ${KEY_FOLDERS}; do install -d -o camfabric -g camfabric -m 0700 "/keys/${name}"; done
 COPY --from=builder /opt/camfabric /opt/camfabric
 ENV PATH=/opt/camfabric/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -36,7 +40,8 @@ RUN python -c 'import cv2, av, camfabric.broker, camfabric.cli.main, camfabric.p
     && camfabric --help >/dev/null
 USER 10001:10001
 WORKDIR /pictures
-# Right for a broker as it stands. Other parts set CAMFABRIC_FROM, CAMFABRIC_FILTER and CAMFABRIC_LS_REQUIRE_LIVE.
+# Right for a broker without keys. Other parts set CAMFABRIC_FROM, CAMFABRIC_KEYS, CAMFABRIC_FILTER and
+# CAMFABRIC_LS_REQUIRE_LIVE.
 HEALTHCHECK --interval=20s --timeout=10s --start-period=20s --retries=3 CMD ["camfabric", "ls"]
 ENTRYPOINT ["camfabric"]
 CMD ["broker"]

@@ -5,62 +5,36 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import zmq
 
+from camfabric.broker.admission import Admission
+from camfabric.broker.config import BrokerConfig, make_config, read_config
+from camfabric.broker.demand import Demand
+from camfabric.broker.forwarding import Forwarding
+from camfabric.broker.inlet import UpstreamInlet
 from camfabric.broker.interest import Interest
-from camfabric.common import wire
-from camfabric.common.backlog import Backlog
-from camfabric.common.endpoint import Endpoint, parse_endpoint, require_local
-from camfabric.common.errors import ConfigError, WireError
+from camfabric.broker.outlet import Outlet
+from camfabric.broker.ports import Port, Ports
+from camfabric.broker.removals import only_removals
+from camfabric.common.errors import ConfigError, FabricError
 from camfabric.common.groups import Groups
-from camfabric.common.roster import Roster
+from camfabric.common.keys import server_keys
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
-from camfabric.common.sockets import Socket, Waker, bind, connect, make_xpub, make_xsub, receive
-from camfabric.common.stats import Complaints
-from camfabric.common.status import pack_status, relay_status, unpack_status
-from camfabric.common.topics import BROKER, CAM, CHANNELS, REPLAY, STATUS, parse_request, parse_topic, topic
+from camfabric.common.sockets import Waker, room_for_connections
+from camfabric.common.zap import Gate
 
 __all__ = ["Broker"]
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 64
-_SUBSCRIBE: Final = b"\x01"
-_UNSUBSCRIBE: Final = b"\x00"
-_ANSWERED: Final = 8192
 _TICK_S: Final = 0.25
-"""Between two looks at what depends on time, and as long again where no frame wakes the broker meanwhile."""
-_STATUSES_S: Final = 0.1
-"""Between two answers to new subscribers to statuses."""
-
-
-@dataclass(slots=True)
-class _Inlet:
-    """Where frames come from: the bound socket for publishers, or the connection to one upstream."""
-
-    endpoint: str
-    socket: Socket
-    upstream: Endpoint | None = None
-    refused: bool = False
-    """The upstream leads back to this broker, and is disconnected."""
-
-
-@dataclass(slots=True)
-class _Outlet:
-    """Where subscribers connect."""
-
-    number: int
-    endpoint: str
-    socket: Socket
-    backlog: Backlog
-    asked: set[bytes] = field(default_factory=set)
-    """Subscriptions to statuses that came since the last ones were handed out."""
-    next_statuses: float = 0.0
+"""Between two looks at what depends on time."""
 
 
 class Broker:
@@ -70,11 +44,16 @@ class Broker:
         publishers: endpoints to bind for publishers.
         subscribers: endpoints to bind for subscribers and for further brokers.
         upstreams: endpoints to connect to: publishers that bind, or other brokers' endpoints for subscribers.
-        insecure: allow endpoints beyond loopback.
+        config: a `broker.toml`, in place of the three above.
+        key: the broker's own secret key: a file, or a name in the folder `keys`.
+        server_key: the upstreams' public keys, likewise: one for all of them, or one for each.
+        keys: the folder with the public keys of those who may connect. A key that is taken out of it, or revoked,
+            loses its connections.
+        insecure: allow endpoints beyond loopback without keys.
 
     Raises:
-        ConfigError: an endpoint is wrong; nothing was started.
-        EndpointError: one is taken, or not of this machine.
+        ConfigError: an argument, or the file, is wrong; nothing was started.
+        EndpointError: an endpoint is taken, or not of this machine.
     """
 
     def __init__(
@@ -83,43 +62,49 @@ class Broker:
         publishers: Sequence[str] = (BROKER_PUBLISHERS,),
         subscribers: Sequence[str] = (BROKER_SUBSCRIBERS,),
         upstreams: Sequence[str] = (),
+        config: str | Path | None = None,
+        key: str | Path | None = None,
+        server_key: str | Path | Sequence[str | Path] | None = None,
+        keys: str | Path | None = None,
         insecure: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
-        bound = [parse_endpoint(text, bind=True) for text in (*publishers, *subscribers)]
-        connected = [parse_endpoint(text, setting="upstream") for text in dict.fromkeys(upstreams)]
-        if not subscribers or not (publishers or connected):
-            raise ConfigError("a broker needs an endpoint for subscribers and something to forward", setting="endpoint")
-        for endpoint in (*bound, *connected):
-            require_local(endpoint, insecure=insecure)
+        self._path = None if config is None else Path(config)
+        self._folder = None if keys is None else Path(keys)
+        self._insecure_asked = insecure
+        if self._path is not None:
+            self._config = read_config(self._path, keys=self._folder, insecure=insecure)
+        else:
+            self._config = make_config(
+                publishers=publishers,
+                subscribers=subscribers,
+                upstreams=upstreams,
+                keys=self._folder,
+                key="" if key is None else str(key),
+                server_key=_texts(server_key),
+                insecure=insecure,
+                limits=limits,
+            )
+        self._keys = server_keys(key=self._config.key or key, keys=self._config.keys)
+        limits = _within_descriptors(self._config)
         self.id: Final = secrets.token_hex(8)
-        self._limits = limits
-        self._insecure = any(not endpoint.is_local for endpoint in (*bound, *connected))
-        self._interest = Interest()
-        self._groups = Groups(limits)
-        self._roster = Roster()
-        self._complaints = Complaints(logger)
-        self._streams: dict[bytes, str] = {}
-        self._answered: OrderedDict[bytes, None] = OrderedDict()
-        self._statuses: dict[str, bytes] = {}
         self._waker = Waker()
         self._stop_asked = False
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._inlets: list[_Inlet] = []
-        self._outlets: list[_Outlet] = []
+        self._reload_asked = False
+        self._next_keys = 0.0
+        self._poller = zmq.Poller()
+        # With keys, what comes in and what goes out are each as much work as one thread can do.
+        self._context: zmq.Context[Any] = zmq.Context(1 if self._keys is None else 2)
+        self._gate = Gate(self._context)
+        self._admission = Admission(self._gate, self._keys)
+        self._ports = Ports(
+            self._context, gate=self._gate, keys=self._keys, limits=limits, may_publish=self._admission.may_publish
+        )
+        interest, groups = Interest(), Groups(limits)
+        self._demand = Demand(self._ports, interest, groups)
+        self._forwarding = Forwarding(self._ports, interest, groups, broker_id=self.id, limits=limits)
         try:
-            for endpoint in bound[: len(publishers)]:
-                socket = make_xsub(self._context, limits=limits)
-                self._inlets.append(_Inlet(endpoint.text, socket))
-                self._inlets[-1].endpoint = bind(socket, endpoint)
-            for endpoint in bound[len(publishers) :]:
-                socket = make_xpub(self._context, limits=limits)
-                self._outlets.append(_Outlet(len(self._outlets), endpoint.text, socket, Backlog(limits=limits)))
-                self._outlets[-1].endpoint = bind(socket, endpoint)
-            for endpoint in connected:
-                socket = make_xsub(self._context, limits=limits)
-                self._inlets.append(_Inlet(endpoint.text, socket, endpoint))
-                connect(socket, endpoint)
+            self._apply(self._config)
         except BaseException:
             self._close()
             raise
@@ -127,251 +112,174 @@ class Broker:
     @property
     def publishers(self) -> list[str]:
         """The endpoints bound for publishers, with their real ports."""
-        return [inlet.endpoint for inlet in self._inlets if inlet.upstream is None]
+        return [inlet.endpoint for inlet in self._ports.inlets if not isinstance(inlet, UpstreamInlet)]
 
     @property
     def subscribers(self) -> list[str]:
         """The endpoints bound for subscribers, with their real ports."""
-        return [outlet.endpoint for outlet in self._outlets]
+        return [outlet.endpoint for outlet in self._ports.outlets]
+
+    @property
+    def insecure(self) -> bool:
+        """Whether something goes beyond this machine without keys."""
+        config = self._config
+        plain = [upstream.endpoint for upstream in config.upstreams if not upstream.server_key]
+        if self._keys is None:
+            plain += [*config.publishers, *(outlet.endpoint for outlet in config.outlets)]
+        return not all(endpoint.is_local for endpoint in plain)
+
+    def counts(self) -> dict[str, int]:
+        """What was dropped or refused, by reason. Safe to call from another thread."""
+        counts = Counter(self._forwarding.complaints.counts)
+        counts["refused"] += self._gate.refused
+        for port in self._ports.all:
+            if not isinstance(port, UpstreamInlet):
+                counts += port.peers.complaints.counts
+        return {reason: count for reason, count in counts.items() if count}
 
     def stop(self) -> None:
         """Make `run` end. Safe to call from a signal handler or another thread."""
         self._stop_asked = True
         self._waker.wake()
 
+    def reload(self) -> None:
+        """Read the configuration and the folder of keys again. Safe to call from a signal handler or another thread.
+
+        What has not changed keeps its connections. A file that is wrong changes nothing, but for what it takes away.
+        """
+        self._reload_asked = True
+        self._waker.wake()
+
     def run(self) -> None:
         """Forward until `stop`; then close everything."""
-        poller = zmq.Poller()
-        poller.register(self._waker.fileno(), zmq.POLLIN)
-        for inlet in self._inlets:
-            for own in (topic(STATUS), topic(BROKER)):
-                inlet.socket.send(_SUBSCRIBE + own)
-            poller.register(inlet.socket, zmq.POLLIN)
-        for outlet in self._outlets:
-            poller.register(outlet.socket, zmq.POLLIN)
+        self._poller.register(self._waker.fileno(), zmq.POLLIN)
+        self._poller.register(self._gate.socket, zmq.POLLIN)
         next_tick = next_word = time.monotonic()
         try:
             while not self._stop_asked:
-                wait_s = next_tick + _TICK_S - time.monotonic()
-                if any(outlet.asked for outlet in self._outlets):
-                    wait_s = min(wait_s, _STATUSES_S)
-                ready = dict(poller.poll(int(max(0.0, wait_s) * 1000) + 1))
-                for outlet in self._outlets:
-                    if outlet.socket in ready:
-                        self._hear(outlet)
-                    if outlet.asked:
-                        self._hand_out_statuses(outlet)
-                for inlet in self._inlets:
-                    if inlet.socket in ready:
-                        self._drain(inlet)
+                doubt = any(outlet.peers.in_doubt for outlet in self._ports.outlets)
+                wait_s = min(next_tick + _TICK_S - time.monotonic(), TIMES.doubt_s if doubt else 2 * TIMES.look_s)
+                ready = dict(self._poller.poll(int(max(0.0, wait_s) * 1000) + 1))
+                if self._gate.socket in ready:
+                    self._gate.answer()
+                self._serve(ready)
+                if self._reload_asked:
+                    self._reload_asked = False
+                    self._reload()
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
-                    self._tick()
+                    self._tick(now)
                     if now >= next_word:
                         next_word = now + TIMES.announce_s
-                        self._send([topic(BROKER, self.id), wire.pack_map({"v": 1, "hops": 0})])
+                        self._forwarding.announce()
         finally:
             self._close()
 
+    def _serve(self, ready: dict[Any, int]) -> None:
+        for outlet in self._ports.outlets:
+            if outlet.monitor in ready:
+                outlet.peers.accept()
+            outlet.peers.look()
+            if outlet.socket in ready or outlet.audience.has_news:
+                self._demand.hear(outlet)
+            if outlet.is_asked:
+                outlet.hand_out(self._forwarding.statuses())
+        for inlet in self._ports.inlets:
+            if inlet.monitor in ready:
+                inlet.hear()
+            if inlet.socket in ready:
+                self._forwarding.drain(inlet)
+            inlet.look()
+
+    def _tick(self, now: float) -> None:
+        self._waker.clear()
+        for outlet in self._ports.outlets:
+            outlet.audience.backlog.check()
+        self._forwarding.tick()
+        if now >= self._next_keys:
+            self._next_keys = now + TIMES.keys_s
+            if self._admission.has_changed():
+                logger.info("the folder of keys has changed")
+                self._reapply(self._config)
+
     def _close(self) -> None:
-        for socket in [inlet.socket for inlet in self._inlets] + [outlet.socket for outlet in self._outlets]:
-            socket.close(0)
+        self._ports.close()
+        self._gate.close()
         self._context.term()
         self._waker.close()
 
-    # From subscribers
+    # Configuration
 
-    def _hear(self, outlet: _Outlet) -> None:
-        for _ in range(_BATCH):
-            if (parts := receive(outlet.socket)) is None:
-                return
-            data = parts[0].bytes
-            if len(parts) != 1 or data[:1] not in (_SUBSCRIBE, _UNSUBSCRIBE) or len(data) > self._limits.topic_bytes:
-                self._complaints.note(
-                    f"a subscriber at {outlet.endpoint}", WireError("no subscription", reason="parts")
-                )
-            elif data[:1] == _SUBSCRIBE:
-                outlet.backlog.subscribed(parts[0])
-                self._subscribed(outlet, parts[0], data[1:])
-            else:
-                self._unsubscribed(outlet, data[1:])
-
-    def _subscribed(self, outlet: _Outlet, subscription: zmq.Frame, prefix: bytes) -> None:
-        if topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS)):
-            # Many at once are one question more: all statuses go out together, ten times a second at most.
-            outlet.asked.add(prefix if len(outlet.asked) < _BATCH else topic(STATUS))
-        elif kept := self._kept_for(prefix):
-            # Answered here; the request goes no further, and its end finds nothing to take back.
-            outlet.socket.send_multipart(wire.pack_replay(prefix, kept), copy=False)
-            outlet.backlog.owes(subscription, sum(len(payload) for _, payload in kept))
-            return
-        if self._interest.add(prefix, outlet.number):
-            self._send_up(_SUBSCRIBE + prefix)
-
-    def _kept_for(self, prefix: bytes) -> Sequence[tuple[bytes, Any]]:
-        """What is kept of the stream that a replay request asks for; nothing where it is none, or nothing is kept."""
-        request = parse_request(prefix)
-        if request is None or request[0] != REPLAY:
-            return ()
-        return self._groups.get(f"{request[2]}/".encode())
-
-    def _hand_out_statuses(self, outlet: _Outlet) -> None:
-        if (now := time.monotonic()) < outlet.next_statuses:
-            return
-        outlet.next_statuses = now + _STATUSES_S
-        asked = tuple(outlet.asked)
-        outlet.asked.clear()
-        for camera, packed in self._statuses.items():
-            of_camera = topic(STATUS, camera)
-            if of_camera.startswith(asked):
-                outlet.socket.send_multipart([of_camera, packed])
-
-    def _unsubscribed(self, outlet: _Outlet, prefix: bytes) -> None:
-        if not self._interest.remove(prefix, outlet.number):
-            return
-        self._send_up(_UNSUBSCRIBE + prefix)
-        if not prefix.startswith((b"replay/", b"clock/", b"status/")):
-            # What no longer flows grows old here, and must not be handed out as the newest.
-            for stream in self._groups.topics():
-                if not self._interest.covers(stream):
-                    self._groups.drop(stream)
-
-    def _send_up(self, subscription: bytes) -> None:
-        for inlet in self._inlets:
-            inlet.socket.send(subscription)
-
-    # From publishers and upstreams
-
-    def _drain(self, inlet: _Inlet) -> None:
-        for _ in range(_BATCH):
-            if (parts := receive(inlet.socket)) is None:
-                return
+    def _reload(self) -> None:
+        config = self._config
+        if self._path is not None:
             try:
-                self._take(inlet, parts)
-            except WireError as error:
-                self._complaints.note(f"a publisher at {inlet.endpoint}", error)
+                config = self._read(self._path)
+            except ConfigError as error:
+                self._refuse(error)
+                return
+        self._reapply(config)
 
-    def _take(self, inlet: _Inlet, parts: list[zmq.Frame]) -> None:
-        name = parts[0].bytes
-        if name.startswith((b"cam/", b"low/")):
-            self._forward_frame(name, parts)
-        elif name.startswith(b"status/"):
-            self._forward_status(name, parts)
-        elif name.startswith((b"replay/", b"clock/")):
-            self._forward_answer(name, parts)
-        elif name.startswith(b"broker/"):
-            self._forward_announcement(inlet, name, parts)
+    def _read(self, path: Path) -> BrokerConfig:
+        config = read_config(path, keys=self._folder, insecure=self._insecure_asked)
+        if (config.keys, config.key) != (self._config.keys, self._config.key):
+            raise ConfigError(
+                f"{path}: another key, or folder of keys, needs a new start of the broker", setting="keys"
+            )
+        if config.limits != self._config.limits:
+            logger.warning("%s: new limits need a new start of the broker; until then the old ones hold", path)
+        return replace(config, limits=self._config.limits)
+
+    def _reapply(self, config: BrokerConfig) -> None:
+        try:
+            self._apply(config)
+        except FabricError as error:
+            self._refuse(error)
         else:
-            raise WireError(f"unexpected topic {name[:64]!r}", reason="topic")
+            logger.info("configuration and keys are read again")
 
-    def _forward_frame(self, name: bytes, parts: list[zmq.Frame]) -> None:
-        camera = self._streams.get(name)
-        if camera is None:
-            camera = self._new_stream(name)
-        if len(parts) != wire.FRAME_PARTS:
-            raise WireError(f"frame of {len(parts)} parts", reason="parts")
-        header, payload = parts[1].bytes, parts[2]
-        seen = wire.peek(header, limits=self._limits)
-        self._check_hops(seen.hops)
-        if not self._roster.accepts(camera, seen.epoch):
-            return
-        header = wire.with_hop(header)
-        if self._interest.covers(name):
-            self._groups.keep(
-                name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
-            )
-        self._send([parts[0], header, payload])
+    def _refuse(self, error: FabricError) -> None:
+        """A new configuration is wrong, or cannot be had."""
+        logger.error("nothing is changed, but for what is taken away: %s", error)
+        self._apply(self._config if self._path is None else only_removals(self._config, self._path))
 
-    def _new_stream(self, name: bytes) -> str:
-        channel, camera = parse_topic(name)
-        if channel not in CHANNELS:
-            raise WireError(f"unknown channel {channel!r}", reason="topic")
-        if len(self._streams) >= self._limits.cameras:
-            self._streams.clear()
-        self._streams[name] = camera
-        return camera
+    def _apply(self, config: BrokerConfig) -> None:
+        """Have the ports as the configuration wants them, and drop whoever is not admitted any more."""
+        new, gone = self._ports.apply(config)
+        self._config = config
+        self._forwarding.insecure = self.insecure
+        self._admission.apply(config, self._ports)
+        self._forwarding.forget_routes()
+        for port in gone:
+            self._end(port)
+        for port in new:
+            self._begin(port)
+        for outlet in self._ports.outlets:
+            self._demand.cut_anew(outlet)
 
-    def _check_hops(self, hops: int) -> None:
-        if hops >= self._limits.hops:
-            raise WireError(f"it came through {hops} brokers: they are in a circle", reason="hops")
+    def _begin(self, port: Port) -> None:
+        self._poller.register(port.socket, zmq.POLLIN)
+        self._poller.register(port.monitor, zmq.POLLIN)
+        if not isinstance(port, Outlet):
+            self._demand.begin(port)
 
-    def _forward_status(self, name: bytes, parts: list[zmq.Frame]) -> None:
-        if len(parts) != 2:
-            raise WireError(f"status of {len(parts)} parts", reason="parts")
-        status = unpack_status(name, parts[1].buffer)
-        self._check_hops(status.hops)
-        if self._roster.heard(status):
-            marked = replace(
-                status,
-                hops=status.hops + 1,
-                rivals=max(status.rivals, self._roster.rivals(status.camera)),
-                insecure=status.insecure or self._insecure,
-            )
-            stream = topic(CAM, status.camera)
-            if kept := self._groups.get(stream):
-                # What the nearest one keeps is what a late joiner gets.
-                marked = replace(marked, kept=len(kept), kept_over=False)
-            elif self._groups.is_over(stream):
-                marked = replace(marked, kept=0, kept_over=True)
-            self._publish_status(status.camera, relay_status(parts[1].buffer, marked))
+    def _end(self, port: Port) -> None:
+        self._poller.unregister(port.socket)
+        self._poller.unregister(port.monitor)
+        if isinstance(port, Outlet):
+            self._demand.end(port)
+        port.close()
 
-    def _publish_status(self, camera: str, packed: bytes) -> None:
-        self._statuses[camera] = packed
-        self._send([topic(STATUS, camera), packed])
 
-    def _forward_answer(self, name: bytes, parts: list[zmq.Frame]) -> None:
-        if len(parts) > self._limits.parts:
-            raise WireError(f"answer of {len(parts)} parts", reason="parts")
-        # Each answer goes on once: in a circle of brokers it would go round for ever, and it has no hop count.
-        if name in self._answered or not self._interest.covers(name):
-            return
-        self._answered[name] = None
-        if len(self._answered) > _ANSWERED:
-            self._answered.popitem(last=False)
-        self._send(parts)
+def _within_descriptors(config: BrokerConfig) -> Limits:
+    """The limits, with no more connections than this process has descriptors for."""
+    room = room_for_connections(len(config.publishers) + len(config.outlets))
+    if room < config.limits.connections:
+        logger.warning("%d connections an endpoint at most: this process may have no more descriptors", room)
+    return replace(config.limits, connections=min(config.limits.connections, room))
 
-    def _forward_announcement(self, inlet: _Inlet, name: bytes, parts: list[zmq.Frame]) -> None:
-        _, broker_id = parse_topic(name)
-        if len(parts) != 2:
-            raise WireError(f"announcement of {len(parts)} parts", reason="parts")
-        content = wire.unpack_map(parts[1].buffer, limit_bytes=self._limits.status_bytes, reason="announcement")
-        wire.check_version(content)
-        hops = content.get("hops")
-        if type(hops) is not int or hops < 0:
-            raise WireError("announcement without hops", reason="announcement")
-        if broker_id == self.id:
-            self._refuse_circle(inlet)
-            return
-        self._check_hops(hops)
-        self._send([name, wire.pack_map({"v": 1, "hops": hops + 1})])
 
-    def _refuse_circle(self, inlet: _Inlet) -> None:
-        if inlet.upstream is None or inlet.refused:
-            return
-        inlet.refused = True
-        logger.error("upstream %s leads back to this broker: refused", inlet.endpoint)
-        inlet.socket.disconnect(inlet.upstream.text)
-
-    def _send(self, parts: list[Any]) -> None:
-        for outlet in self._outlets:
-            for part in parts[:-1]:
-                outlet.socket.send(part, zmq.SNDMORE, copy=False)
-            outlet.socket.send(outlet.backlog.counted(parts[-1]), copy=False)
-
-    def _tick(self) -> None:
-        self._waker.clear()
-        for outlet in self._outlets:
-            outlet.backlog.check()
-        for status in self._roster.expire():
-            logger.info("camera %s is offline: %s", status.camera, status.reason)
-            self._publish_status(status.camera, pack_status(status))
-        for conflict in self._roster.conflicts():
-            logger.warning(
-                "two publishers claim camera %s: the newer one (%016x) is forwarded, %016x is not",
-                conflict.camera,
-                conflict.winner,
-                conflict.loser,
-            )
-        if len(self._statuses) > self._limits.cameras:
-            known = self._roster.statuses()
-            self._statuses = {camera: packed for camera, packed in self._statuses.items() if camera in known}
+def _texts(value: str | Path | Sequence[str | Path] | None) -> list[str]:
+    if value is None:
+        return []
+    return [str(value)] if isinstance(value, (str, Path)) else [str(one) for one in value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 __all__ = ["Interest"]
@@ -10,36 +11,36 @@ _MAX: Final = 100_000
 
 
 class Interest:
-    """The subscribed prefixes, by the outlet that they come from, and whether a topic is covered by one.
+    """The subscribed prefixes, with who wants each, and whether a topic is covered by one.
 
     A topic is looked up by its own leading parts, at most 256, and not by running through the set.
     """
 
     def __init__(self) -> None:
-        self._outlets: dict[bytes, set[int]] = {}
+        self._owners: dict[bytes, set[Hashable]] = {}
         self._lengths: dict[int, int] = {}
 
-    def add(self, prefix: bytes, outlet: int = 0) -> bool:
-        """Add a prefix. Returns whether nobody had it, at any outlet, and there was room for it."""
-        outlets = self._outlets.get(prefix)
-        if outlets is not None:
-            outlets.add(outlet)
+    def add(self, prefix: bytes, owner: Hashable = 0) -> bool:
+        """Add a prefix. Returns whether nobody had it and there was room for it."""
+        owners = self._owners.get(prefix)
+        if owners is not None:
+            owners.add(owner)
             return False
-        if len(self._outlets) >= _MAX:
+        if len(self._owners) >= _MAX:
             return False
-        self._outlets[prefix] = {outlet}
+        self._owners[prefix] = {owner}
         self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
         return True
 
-    def remove(self, prefix: bytes, outlet: int = 0) -> bool:
-        """Remove an outlet's prefix. Returns whether nobody has it any more, at any outlet."""
-        outlets = self._outlets.get(prefix)
-        if outlets is None or outlet not in outlets:
+    def remove(self, prefix: bytes, owner: Hashable = 0) -> bool:
+        """Remove somebody's prefix. Returns whether nobody has it any more."""
+        owners = self._owners.get(prefix)
+        if owners is None or owner not in owners:
             return False
-        outlets.remove(outlet)
-        if outlets:
+        owners.remove(owner)
+        if owners:
             return False
-        del self._outlets[prefix]
+        del self._owners[prefix]
         self._lengths[len(prefix)] -= 1
         if not self._lengths[len(prefix)]:
             del self._lengths[len(prefix)]
@@ -48,10 +49,13 @@ class Interest:
     def covers(self, topic: bytes) -> bool:
         """Whether somebody is subscribed to a prefix of `topic`."""
         # For each frame, and there are few lengths: a list costs half of what a generator does.
-        return any([topic[:length] in self._outlets for length in self._lengths])
+        return any([topic[:length] in self._owners for length in self._lengths])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(list(self._owners))
 
     def __contains__(self, prefix: bytes) -> bool:
-        return prefix in self._outlets
+        return prefix in self._owners
 
     def __len__(self) -> int:
-        return len(self._outlets)
+        return len(self._owners)

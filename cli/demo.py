@@ -112,6 +112,8 @@ class _Fabric:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    # What is set for other commands, such as keys, is not meant for these.
+                    env={name: value for name, value in os.environ.items() if not name.startswith("CAMFABRIC_")},
                     start_new_session=True,  # Ctrl-C goes to a whole group; the demo ends these itself, in order
                     preexec_fn=_tied_to(os.getpid()),
                 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from camfabric.cli.options import Filters, From, Insecure, Json, from_default, positive
+from camfabric.cli.options import Filters, From, Insecure, Json, Key, Keys, ServerKeys, from_default, positive
 from camfabric.cli.output import write_line
 from camfabric.common.errors import FabricError
 
@@ -31,6 +31,9 @@ def ls(
     require_live: Annotated[
         bool, typer.Option("--require-live", help="Fail unless there is a camera, and each one is live.")
     ] = False,
+    key: Key = None,
+    server_key: ServerKeys = None,
+    keys: Keys = None,
     insecure: Insecure = False,
 ) -> None:
     """List the cameras, with their state."""
@@ -41,7 +44,14 @@ def ls(
     heard = threading.Event()
     endpoints = from_default(from_)
     with Subscriber(
-        endpoints, cameras=filters or (), channel=None, insecure=insecure, on_status=lambda _: heard.set()
+        endpoints,
+        cameras=filters or (),
+        channel=None,
+        key=key,
+        server_key=server_key,
+        keys=keys,
+        insecure=insecure,
+        on_status=lambda _: heard.set(),
     ) as subscriber:
         end = time.monotonic() + wait
         while time.monotonic() < end and heard.wait(_QUIET_S if subscriber.cameras() else end - time.monotonic()):
@@ -50,7 +60,10 @@ def ls(
                 break
         cameras = list(subscriber.cameras().values())
         broker_there = subscriber.brokers() > 0
+        troubles = subscriber.troubles()
     if not cameras and not broker_there:
+        if troubles:
+            raise FabricError("; ".join(troubles))
         raise FabricError(f"no camera and no broker answers at {', '.join(endpoints)}")
     for status in cameras if json_ else ():
         write_line(json.dumps(asdict(status), ensure_ascii=False))
@@ -68,6 +81,8 @@ def _table(cameras: list[Status]) -> str:
     for status in cameras:
         size = f"{status.width}x{status.height}" if status.width else "-"
         reason = status.reason or ("another publisher claims this name" if status.rivals else "")
+        if status.insecure:
+            reason = f"{reason}; without keys" if reason else "without keys"
         watched = "yes" if status.watched else "no"
         rows.append(
             (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from camfabric.cli import broker, demo, ls, publish, subscribe, top, view
+from camfabric.cli import broker, demo, keys, ls, publish, subscribe, top, view
 from camfabric.cli.output import OutputClosed, write_line
 from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
@@ -40,6 +40,7 @@ _COMMANDS: Final[dict[str, Callable[..., None]]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(keys.app, name="keys")
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     except TyperException as error:
         message = error.format_message()
         if message == "Missing command.":
-            message = f"give a command: {', '.join(_COMMANDS)}; camfabric --help tells more"
+            message = f"give a command: {', '.join([*_COMMANDS, 'keys'])}; camfabric --help tells more"
         return _say(message, EXIT_USAGE)
     except ConfigError as error:
         return _say(str(error), EXIT_USAGE)

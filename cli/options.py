@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypedDict
 
 import typer
 
 from camfabric.common.errors import ConfigError
 from camfabric.common.settings import BROKER_SUBSCRIBERS
 
-__all__ = ["Duration", "Filters", "From", "Insecure", "Json", "from_default", "make_folder", "positive"]
+__all__ = [
+    "Access",
+    "Duration",
+    "Filters",
+    "From",
+    "Insecure",
+    "Json",
+    "Key",
+    "Keys",
+    "ServerKey",
+    "ServerKeys",
+    "from_default",
+    "make_folder",
+    "positive",
+]
 
 Filters: TypeAlias = Annotated[
     list[str] | None,
@@ -32,10 +46,54 @@ From: TypeAlias = Annotated[
 ]
 Insecure: TypeAlias = Annotated[
     bool,
-    typer.Option("--insecure", help="Allow endpoints beyond loopback, where anybody can see and send pictures."),
+    typer.Option(
+        "--insecure", help="Allow endpoints beyond loopback without keys: anybody there can see and send pictures."
+    ),
+]
+Keys: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder of keys, as `camfabric keys` makes it: one's own, and those of the others.",
+        metavar="DIR",
+        envvar="CAMFABRIC_KEYS",
+        show_default=False,
+    ),
+]
+Key: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="One's own secret key: a file, or a name in --keys. Default: the only one there.",
+        metavar="FILE",
+        envvar="CAMFABRIC_KEY",
+        show_default=False,
+    ),
+]
+_SERVER_KEY_HELP = "The public key of whoever is connected to: a file, or a name in --keys. Default: broker."
+ServerKey: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help=_SERVER_KEY_HELP, metavar="FILE", envvar="CAMFABRIC_SERVER_KEY", show_default=False),
+]
+ServerKeys: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server-key",
+        help=f"{_SERVER_KEY_HELP} Several times: one for each endpoint.",
+        metavar="FILE",
+        envvar="CAMFABRIC_SERVER_KEY",
+        show_default=False,
+    ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object a line.", envvar="CAMFABRIC_JSON")]
 Duration: TypeAlias = Annotated[float | None, typer.Option(help="End after this many seconds.")]
+
+
+class Access(TypedDict):
+    """With which keys to connect, as `Subscriber` takes it."""
+
+    key: str | None
+    server_key: list[str] | None
+    keys: str | None
+    insecure: bool
 
 
 def from_default(endpoints: list[str] | None) -> list[str]:

@@ -8,11 +8,12 @@ import re
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from camfabric.cli.options import Insecure, positive
+from camfabric.cli.options import Insecure, Key, Keys, ServerKey, positive
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 from camfabric.common.redact import has_credentials, redact
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _SOURCE_VARIABLE = "CAMFABRIC_PUBLISH_SOURCE"
 _LOW_VARIABLE = "CAMFABRIC_PUBLISH_LOW"
 _END_S = 2.0
+_ADDRESS_CHARACTERS: Final = 4096
 _BIT_RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)")
 _LOW: Final = re.compile(r"([0-9]+x[0-9]+)(?:@([0-9]+(?:\.[0-9]+)?))?", re.IGNORECASE)
 _UNITS: Final = {"": 1, "k": 1_000, "m": 1_000_000}
@@ -41,7 +43,7 @@ def publish(
         str,
         typer.Argument(
             help="test://, test://?size=1920x1080&fps=30, a device (0, /dev/video0), a video file, a folder of"
-            " pictures, or any URL that FFmpeg opens (rtsp://, http://, udp:// ...).",
+            " pictures, any URL that FFmpeg opens (rtsp://, http://, udp:// ...), or @FILE, whose first line is it.",
             envvar=_SOURCE_VARIABLE,
         ),
     ],
@@ -80,10 +82,14 @@ def publish(
     loop: Annotated[bool, typer.Option("--loop", help="Play a file or folder again and again.")] = False,
     rtsp_transport: Annotated[Literal["tcp", "udp"], typer.Option(help="How RTSP cameras send.")] = "tcp",
     preview: Annotated[bool, typer.Option("--preview", help="Show the outgoing picture in a window.")] = False,
+    key: Key = None,
+    server_key: ServerKey = None,
+    keys: Keys = None,
     insecure: Insecure = False,
 ) -> None:
     """Publish a camera: to a broker, or at an endpoint of its own."""
     _hide({_SOURCE_VARIABLE: source, _LOW_VARIABLE: low})
+    source, low = _from_file(source, "SOURCE"), _from_file(low, "--low")
     from camfabric.publisher import Publisher
     from camfabric.publisher.capture import Capture
     from camfabric.publisher.sources.source import Wanted, parse_size, parse_source
@@ -111,12 +117,13 @@ def publish(
         gop=DEFAULT_GOP if gop is None else gop,
         encoder=encoder or "",
         low=low_picture,
+        key=key,
+        server_key=server_key,
+        keys=keys,
         insecure=insecure,
         source=address.kind,
         announce_at_once=False,
     ) as publisher:
-        if insecure:
-            logger.warning("--insecure: anybody who reaches %s can see and send pictures", publisher.endpoint)
         if bind is not None:
             logger.info("subscribers connect to %s", publisher.endpoint)
         wanted = Wanted(
@@ -226,6 +233,26 @@ def _hide(addresses: dict[str, str]) -> None:
             arguments = _without(arguments, address)
     if arguments != sys.orig_argv[1:]:
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
+
+
+def _from_file(address: str, option: str) -> str:
+    """The address, or, where it is @FILE, the first line of that file: nobody sees it among the arguments then.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no address.
+    """
+    if not address.startswith("@"):
+        return address
+    path = Path(address[1:])
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline(_ADDRESS_CHARACTERS).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"{option} {address}: {path} cannot be read: {why}", setting=option, value=address) from error
+    if not line:
+        raise ConfigError(f"{option} {address}: the first line of {path} is empty", setting=option, value=address)
+    return line
 
 
 def _without(arguments: list[str], address: str) -> list[str]:

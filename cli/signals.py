@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a clean end.
+"""Ctrl-C and SIGTERM: a clean end. SIGHUP: the settings are read again, by whoever can do that.
 
 The signals are blocked in all threads, and one thread waits for them. A handler would not do: the kernel may run it on
 another thread than the main one, which then goes on waiting for a lock for ever. And a process that is a container's
@@ -15,16 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["stopped_by_signals", "watch_signals"]
+__all__ = ["reloaded_by_signals", "stopped_by_signals", "watch_signals"]
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE_S: Final = 1.0
 """A process and its group are often signalled at the same time: that is one question."""
 _stops: list[Callable[[], None]] = []
+_reloads: list[Callable[[], None]] = []
 
 
 def watch_signals() -> None:
-    """Take over SIGINT and SIGTERM. To be called once, by the main thread, before any other is started."""
+    """Take over these signals. To be called once, by the main thread, before any other is started."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     threading.Thread(target=_watch, name="signals", daemon=True).start()
 
@@ -32,7 +33,12 @@ def watch_signals() -> None:
 def _watch() -> None:
     asked = None
     while True:
-        signal.sigwait(_SIGNALS)
+        caught = signal.sigwait(_SIGNALS)
+        if caught == signal.SIGHUP and _reloads:
+            _reloads[-1]()
+            continue
+        if caught == signal.SIGHUP and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            continue  # as `nohup` wants it
         if not _stops:
             # Nothing is running yet, or any more, that would have to be ended in order.
             os._exit(0)
@@ -51,3 +57,13 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _stops.remove(stop)
+
+
+@contextlib.contextmanager
+def reloaded_by_signals(reload: Callable[[], None]) -> Iterator[None]:
+    """Call `reload`, in another thread, at each SIGHUP, which ends other programs."""
+    _reloads.append(reload)
+    try:
+        yield
+    finally:
+        _reloads.remove(reload)

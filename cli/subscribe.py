@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from camfabric.cli.options import Duration, Filters, From, Insecure, Json, from_default, make_folder, positive
+from camfabric.cli.options import (
+    Duration,
+    Filters,
+    From,
+    Insecure,
+    Json,
+    Key,
+    Keys,
+    ServerKeys,
+    from_default,
+    make_folder,
+    positive,
+)
 from camfabric.cli.output import write_file, write_line
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
@@ -46,6 +58,9 @@ def subscribe(
     ] = None,
     keep: Annotated[int | None, typer.Option(help="With --save: keep the newest N of each camera.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Fail if nothing comes for this many seconds.")] = None,
+    key: Key = None,
+    server_key: ServerKeys = None,
+    keys: Keys = None,
     insecure: Insecure = False,
 ) -> None:
     """Receive frames: print a line for each, save them."""
@@ -64,6 +79,9 @@ def subscribe(
             channel=channel,
             mode=mode,
             decode=album is not None,
+            key=key,
+            server_key=server_key,
+            keys=keys,
             insecure=insecure,
         ) as subscriber,
         stopped_by_signals(subscriber.ask_close),

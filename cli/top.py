@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.options import Duration, Filters, From, Insecure, Key, Keys, ServerKeys, from_default, positive
 from camfabric.cli.signals import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -24,7 +24,15 @@ _WIDE: Final = 110
 _MIN_WIDTHS: Final = {"camera": 10, "state": 12}
 
 
-def top(filters: Filters = None, from_: From = None, duration: Duration = None, insecure: Insecure = False) -> None:
+def top(
+    filters: Filters = None,
+    from_: From = None,
+    duration: Duration = None,
+    key: Key = None,
+    server_key: ServerKeys = None,
+    keys: Keys = None,
+    insecure: Insecure = False,
+) -> None:
     """Show the cameras and what flows, live. Ctrl-C ends it."""
     positive(duration, "--duration")
     from rich.console import Console
@@ -38,7 +46,15 @@ def top(filters: Filters = None, from_: From = None, duration: Duration = None, 
     endpoints = from_default(from_)
     console = Console()
     with (
-        Subscriber(endpoints, cameras=filters or (), channel=None, insecure=insecure) as subscriber,
+        Subscriber(
+            endpoints,
+            cameras=filters or (),
+            channel=None,
+            key=key,
+            server_key=server_key,
+            keys=keys,
+            insecure=insecure,
+        ) as subscriber,
         stopped_by_signals(stop.set),
         Live(console=console, auto_refresh=False, screen=console.is_terminal) as live,
     ):

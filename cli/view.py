@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
-from camfabric.cli.options import Duration, Filters, From, Insecure, from_default, positive
+from camfabric.cli.options import (
+    Access,
+    Duration,
+    Filters,
+    From,
+    Insecure,
+    Key,
+    Keys,
+    ServerKeys,
+    from_default,
+    positive,
+)
 from camfabric.cli.output import write_file
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
@@ -40,6 +51,9 @@ def view(
         typer.Option(help="The main streams, the small pictures, or what fits the tiles' size."),
     ] = "auto",
     save: Annotated[Path, typer.Option(help="Where the key s saves what is shown.")] = Path(),
+    key: Key = None,
+    server_key: ServerKeys = None,
+    keys: Keys = None,
     insecure: Insecure = False,
 ) -> None:
     """Show cameras in a window. A click, or 1 to 9, enlarges one and brings all back; s saves, q quits."""
@@ -54,10 +68,11 @@ def view(
     from camfabric.cli.watching import Watching
     from camfabric.subscriber.mosaic import Mosaic
 
+    access = Access(key=key, server_key=server_key, keys=keys, insecure=insecure)
     mosaic = Mosaic(width=mosaic_width, height=mosaic_height)
     end = None if duration is None else time.monotonic() + duration
     with (
-        Watching(endpoints, filters or (), channel=channel, insecure=insecure) as watching,
+        Watching(endpoints, filters or (), channel=channel, access=access) as watching,
         stopped_by_signals(watching.ask_close),
     ):
         window.on_click(lambda x, y: _enlarge(watching, mosaic, mosaic.camera_at(x, y)))

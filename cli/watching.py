@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
+from camfabric.cli.options import Access
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Frame
 from camfabric.common.status import Status
@@ -32,11 +33,11 @@ class Watching:
         filters: Sequence[str],
         *,
         channel: Literal["auto", "cam", "low"],
-        insecure: bool,
+        access: Access,
     ) -> None:
         self._endpoints = endpoints
         self._channel = channel
-        self._insecure = insecure
+        self._access = access
         self._arrived = threading.Event()
         self._subscribers: dict[Channel, Subscriber] = {}
         self._wanted: dict[Channel, frozenset[str]] = {}
@@ -45,7 +46,7 @@ class Watching:
         self.enlarged: str | None = None
         """The one camera that is shown, or None for all."""
         self._statuses = Subscriber(
-            endpoints, cameras=filters, channel=None, insecure=insecure, on_status=lambda _: self._arrived.set()
+            endpoints, cameras=filters, channel=None, on_status=lambda _: self._arrived.set(), **access
         )
 
     def cameras(self) -> dict[str, Status]:
@@ -93,7 +94,7 @@ class Watching:
                     self._endpoints,
                     cameras=sorted(cameras),
                     channel=channel,
-                    insecure=self._insecure,
+                    **self._access,
                     notify=self._arrived.set,
                 )
         self._wanted = wanted

@@ -9,11 +9,8 @@ of the slowest subscriber is cut. It comes back by itself with an empty queue, a
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
-import os
-import socket as posix
 import struct
 import sys
 import termios
@@ -24,6 +21,7 @@ from typing import Any, Final
 
 import zmq
 
+from camfabric.common.peers import Peer, Peers
 from camfabric.common.settings import LIMITS, TIMES, Limits
 
 __all__ = ["Backlog"]
@@ -35,30 +33,17 @@ _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
 
-class _Peer:
-    """A subscriber's connection. It is known by its descriptor, and by the inode that shows whether it is still it."""
-
-    __slots__ = ("address", "behind_since", "descriptor", "excused_until", "inode")
-
-    def __init__(self, descriptor: int, inode: int, address: str) -> None:
-        self.descriptor = descriptor
-        self.inode = inode
-        self.address = address
-        self.behind_since: float | None = None
-        self.excused_until = 0.0
-
-
 class Backlog:
     """Counts what an XPUB socket holds, and cuts off subscribers that are too far behind. Used by one thread.
 
     Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget.
     """
 
-    def __init__(self, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, peers: Peers, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._peers = peers
         self._limits = limits
         self._clock = clock
         self._held: deque[tuple[Any, int]] = deque()
-        self._peers: dict[int, _Peer] = {}
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
 
@@ -74,20 +59,15 @@ class Backlog:
         self._held.append((frame.tracker, size))
         return frame
 
-    def subscribed(self, subscription: zmq.Frame) -> None:
-        """Take note of the peer that a subscription came from."""
-        with contextlib.suppress(zmq.ZMQError, KeyError, OSError):
-            descriptor = int(subscription.get(zmq.SRCFD))
-            inode = os.fstat(descriptor).st_ino
-            known = self._peers.get(descriptor)
-            if known is None or known.inode != inode:
-                self._peers[descriptor] = _Peer(descriptor, inode, str(subscription.get("Peer-Address")))
-
-    def owes(self, subscription: zmq.Frame, size_bytes: int) -> None:
+    def owes(self, peer: Peer, size_bytes: int) -> None:
         """Give the peer that asked for a replay of that size the time that a thin link needs for it."""
-        with contextlib.suppress(zmq.ZMQError, KeyError, OSError):
-            if (peer := self._peers.get(int(subscription.get(zmq.SRCFD)))) is not None:
-                peer.excused_until = max(peer.excused_until, self._clock()) + size_bytes / self._limits.replay_bytes_s
+        peer.owed_bytes += size_bytes
+        peer.excused_until = max(peer.excused_until, self._clock()) + size_bytes / self._limits.replay_bytes_s
+
+    def has_room_for(self, peer: Peer, size_bytes: int) -> bool:
+        """Whether a replay of that size may be given: nobody gets more than is kept in all before he has taken it."""
+        owed = sum(other.owed_bytes for other in self._peers if other.account is peer.account)
+        return not owed or owed + size_bytes <= self._limits.replay_bytes
 
     def held_bytes(self) -> int:
         """Bytes of large frames that some subscriber has not been sent yet."""
@@ -97,9 +77,9 @@ class Backlog:
     def check(self) -> None:
         """Cut off whoever is too far behind. To be called every 100 ms or so."""
         now = self._clock()
-        for peer in list(self._peers.values()):
+        for peer in self._peers:
             self._look_at(peer, now)
-        behind = [peer for peer in self._peers.values() if peer.behind_since is not None]
+        behind = [peer for peer in self._peers if peer.behind_since is not None]
         if not behind:
             return
         full = self.held_bytes() > self._limits.queue_bytes
@@ -114,33 +94,23 @@ class Backlog:
             self._last_cut = now
             self._cut(slowest, behind_s)
 
-    def _look_at(self, peer: _Peer, now: float) -> None:
+    @staticmethod
+    def _look_at(peer: Peer, now: float) -> None:
         """Note whether the peer's connection has taken all that it was given."""
         try:
-            if os.fstat(peer.descriptor).st_ino != peer.inode:
-                raise OSError  # noqa: TRY301  (closed, and its descriptor is somebody else's now)
-            waiting = _unsent_bytes(peer.descriptor)
+            waiting = _unsent_bytes(peer.descriptor) if peer.is_there() else 0
         except OSError:
-            del self._peers[peer.descriptor]
-            return
+            waiting = 0
         if not waiting:
             peer.behind_since = None
             peer.excused_until = 0.0
+            peer.owed_bytes = 0
         elif peer.behind_since is None:
             peer.behind_since = now
 
-    def _cut(self, peer: _Peer, behind_s: float) -> None:
-        del self._peers[peer.descriptor]
-        try:
-            copy = os.dup(peer.descriptor)
-        except OSError:
-            return
-        with posix.socket(fileno=copy) as connection, contextlib.suppress(OSError):
-            if os.fstat(copy).st_ino == peer.inode:
-                # What the kernel still holds is old as well: with no linger it is thrown away.
-                connection.setsockopt(posix.SOL_SOCKET, posix.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.shutdown(posix.SHUT_RDWR)
-                self._report(peer.address, behind_s)
+    def _cut(self, peer: Peer, behind_s: float) -> None:
+        if self._peers.cut(peer):
+            self._report(peer.address, behind_s)
 
     def _report(self, address: str, behind_s: float) -> None:
         """Say it, once an address and minute: on a thin link it happens every second or two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,8 @@ from camfabric.common.errors import ConfigError
 from camfabric.common.redact import redact
 
 __all__ = ["Endpoint", "parse_endpoint", "require_local"]
+
+logger = logging.getLogger(__name__)
 
 _TCP: Final = re.compile(r"tcp://(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^:/\[\]\s]+)):(?P<port>\*|[0-9]{1,5})")
 _HOST: Final = re.compile(r"\*|[\w.-]+")
@@ -90,17 +93,20 @@ def parse_endpoint(text: str, *, bind: bool = False, setting: str = "endpoint") 
     return Endpoint(text, "tcp", host, port)
 
 
-def require_local(endpoint: Endpoint, *, insecure: bool) -> None:
-    """Refuse an endpoint beyond loopback unless that was asked for in so many words.
+def require_local(endpoint: Endpoint, *, insecure: bool, keyed: bool = False) -> None:
+    """Refuse an endpoint beyond loopback without keys, unless that was asked for in so many words; then warn.
 
     Raises:
-        ConfigError: it leaves this machine and `insecure` is False.
+        ConfigError: it leaves this machine, and neither `keyed` nor `insecure` is True.
     """
-    if endpoint.is_local or insecure:
+    if endpoint.is_local or keyed:
         return
-    raise ConfigError(
-        f"endpoint {endpoint} is beyond loopback, where anybody on the network could see and send pictures:"
-        " use a 127.0.0.1 or ipc:// address, or --insecure (insecure=True) if that is meant",
-        setting="endpoint",
-        value=endpoint.text,
-    )
+    if not insecure:
+        raise ConfigError(
+            f"endpoint {endpoint} is beyond loopback, where anybody on the network could see and send pictures:"
+            " make keys (camfabric keys new NAME) and give --keys DIR, or use a 127.0.0.1 or ipc:// address,"
+            " or say --insecure (insecure=True) if that is meant",
+            setting="endpoint",
+            value=endpoint.text,
+        )
+    logger.warning("--insecure: whoever is on the network of %s can see and send pictures", endpoint)

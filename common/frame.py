@@ -6,7 +6,7 @@ import enum
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from camfabric.common.errors import CodecError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     """(H, W, 3) uint8 BGR, or (H, W) uint8 or uint16."""
 
 __all__ = ["Codec", "Frame", "PixelFormat"]
+
+
+_FIELDS_FACTOR: Final = 80
+"""A map of one byte takes 64 in memory, and 8 where it stands in a list."""
 
 
 class Codec(enum.IntEnum):
@@ -94,6 +98,8 @@ class Frame:
     """How many brokers it came through."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """The user's own fields: names and whatever msgpack carries."""
+    extra_bytes: int = field(default=0, compare=False)
+    """Size of those fields as they came; 0 before they are sent."""
     payload: Any = None
     """The coded picture, bytes-like; None before it is encoded."""
     decoded: Image | None = None
@@ -121,6 +127,11 @@ class Frame:
                 codec=self.codec.label,
             )
         return self.decoded
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes while it waits: the payload, and what came of the user's fields."""
+        return len(self.payload) + _FIELDS_FACTOR * self.extra_bytes
 
     @property
     def age_ms(self) -> float:

@@ -176,7 +176,7 @@ class Mailbox:
         """What counts towards the bound: not the one frame of an intra-coded stream, for nothing is dropped for it."""
         if frame.payload is None or (self.mode == "latest" and frame.codec.is_intra):
             return 0
-        return len(frame.payload)
+        return frame.held_bytes
 
     def get(self, timeout: float | None = None, *, lease: bool = False) -> Frame:
         """The next frame: in turn over the cameras that have a new one, or in order of arrival for `mode="every"`.

@@ -7,12 +7,12 @@ from typing import Final
 
 __all__ = ["has_credentials", "redact"]
 
-# Up to the last @ of what has no space in it: passwords with an unescaped @ or / are common. It may hide a path that
-# has an @; it never shows half a password.
-_USERINFO: Final = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)\S*@")
-_SECRET: Final = re.compile(
-    r"(?P<key>[?&;#/_][\w-]*?(?:pas|pw|token|secret|auth|key|user|sig|streamid)[\w-]*=)[^&;#\s]*", re.IGNORECASE
-)
+# Each of these looks at every character once: a text may come from a camera, and be long.
+_WORD: Final = re.compile(r"\S+")
+_SCHEME: Final = re.compile(r"[a-zA-Z][0-9+.-]*://")
+_KEY: Final = re.compile(r"(?<![\w-])[\w-]+=")
+_SECRET: Final = re.compile(r"pas|pw|token|secret|auth|key|user|sig|streamid", re.IGNORECASE)
+_VALUE: Final = re.compile(r"[^&;#\s]*")
 
 
 def redact(text: str) -> str:
@@ -21,7 +21,31 @@ def redact(text: str) -> str:
     >>> redact("rtsp://admin:12@34@10.0.0.5/live?token=abc failed")
     'rtsp://***@10.0.0.5/live?token=*** failed'
     """
-    return _SECRET.sub(r"\g<key>***", _USERINFO.sub(r"\g<scheme>***@", text))
+    return _without_values(_WORD.sub(_without_userinfo, text))
+
+
+def _without_userinfo(match: re.Match[str]) -> str:
+    # Up to the last @ of what has no space in it: passwords with an unescaped @ or / are common. It may hide a path
+    # that has an @; it never shows half a password.
+    word = match[0]
+    scheme = _SCHEME.search(word)
+    if scheme is None or (at := word.rfind("@", scheme.end())) < 0:
+        return word
+    return f"{word[: scheme.end()]}***{word[at:]}"
+
+
+def _without_values(text: str) -> str:
+    shown, done = [], 0
+    while (key := _KEY.search(text, done)) is not None:
+        shown.append(text[done : key.end()])
+        done = key.end()
+        # A secret's name follows a separator, or an underscore within the name.
+        begin = key.start() if text[key.start() - 1 : key.start()] in {*"?&;#/"} else text.find("_", *key.span()) + 1
+        if begin and _SECRET.search(text, begin, key.end()):
+            shown.append("***")
+            value = _VALUE.match(text, done)
+            done = value.end() if value is not None else done
+    return "".join(shown) + text[done:]
 
 
 def has_credentials(address: str) -> bool:

@@ -33,6 +33,8 @@ class Conflict:
 
 
 _FORGET_VOICE_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.25
+"""Between two looks for a name that can be forgotten: each goes over all of them."""
 _MAX_VOICES: Final = 16
 
 
@@ -72,6 +74,7 @@ class Roster:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._conflicts: list[Conflict] = []
+        self._next_look = float("-inf")
 
     def heard(self, status: Status) -> bool:
         """Take in a status. Returns whether it is the owner's: if not, it is to be dropped."""
@@ -119,7 +122,7 @@ class Roster:
     def _entry(self, camera: str, epoch: int, now: float) -> _Entry | None:
         """The camera's entry, a new one where there is none; None where there is no room for it."""
         entry = self._entries.get(camera)
-        if entry is None and (len(self._entries) < LIMITS.cameras or self._forget_one()):
+        if entry is None and (len(self._entries) < LIMITS.cameras or self._forget_one(now)):
             entry = self._entries[camera] = _Entry(epoch, {epoch: _Voice(now)})
         return entry
 
@@ -186,11 +189,16 @@ class Roster:
             if entry.reported and not self.rivals(camera):
                 entry.reported = False
 
-    def _forget_one(self) -> bool:
+    def _forget_one(self, now: float) -> bool:
+        """Make room: of a camera that is offline, or that never had a status and is silent. Whether there was one."""
+        if now < self._next_look:
+            return False
         for camera, entry in self._entries.items():
-            if entry.status is not None and entry.status.state == OFFLINE:
+            is_silent = now - entry.last_word > TIMES.offline_s
+            if is_silent if entry.status is None else entry.status.state == OFFLINE:
                 del self._entries[camera]
                 return True
+        self._next_look = now + _LOOK_AGAIN_S
         return False
 
     def statuses(self) -> dict[str, Status]:

@@ -74,6 +74,23 @@ class Limits:
     """... and their bytes in all, whichever is reached first."""
     replay_bytes_s: int = 250_000
     """Bytes a second at which a subscriber may take a replay before it counts as behind."""
+    connections: int = 1000
+    """Of one endpoint that is bound, those that have not shaken hands yet included."""
+    connections_per_key: int = 100
+    subscriptions: int = 4096
+    """Different ones that one peer may hold: a key, or a connection where there are no keys."""
+    replay_requests: int = 2000
+    """What a peer may ask for at once, one for each camera under a filter ..."""
+    replay_requests_s: int = 50
+    """... and for how many a second in the long run: replays, clocks and statuses."""
+    upstream_bytes: int = 1024 * 1024
+    """What a subscriber's connection may send at once ..."""
+    upstream_bytes_s: int = 64 * 1024
+    """... and a second: subscriptions of 20 to 300 bytes, and nothing else."""
+    unfinished_bytes: int = 1024 * 1024
+    """A publisher's message that is larger, and not complete yet, is watched ..."""
+    unfinished_memory_bytes: int = 64 * 1024 * 1024
+    """... and may cost so much memory beyond four times its size: parts of a byte each cost thirty times it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +149,16 @@ class Times:
     """... and for so long where `queue_bytes` is used up."""
     cut_pause_s: float = 0.25
     """Between two such cuts."""
+    look_s: float = 0.05
+    """Between two looks at what each connection has sent, while something comes; twice as long where nothing does."""
+    doubt_s: float = 0.01
+    """How long a connection that is about to end may take until it is gone."""
+    keys_s: float = 1.0
+    """Between two looks at whether the folder of keys has changed."""
+    refused_s: float = 10.0
+    """How long a key is refused whose peer went over a bound."""
+    redial_s: float = 1.0
+    """Before a connection is tried again that the other side has refused."""
     complain_s: float = 60.0
     """A peer's bad messages are logged once in this time."""
     announce_s: float = 1.0

@@ -52,14 +52,19 @@ class Complaints:
         self._logged: OrderedDict[str, float] = OrderedDict()
         self.counts: Counter[str] = Counter()
 
-    def note(self, peer: str, error: WireError) -> None:
+    def note(self, peer: str, error: WireError, *, what: str = "bad message") -> None:
         """Count `error`, and log it if `peer` was not complained about in the last minute."""
-        if self._is_news(peer, error):
-            self._logger.warning("bad message from %s dropped: %s", peer, error)
+        if self._is_news(peer, error.reason):
+            self._logger.warning("%s from %s dropped: %s", what, peer, error)
 
-    def _is_news(self, peer: str, error: WireError) -> bool:
+    def note_fault(self, peer: str, error: Exception) -> None:
+        """Count a message that this program failed at, which is its own fault: it is to end nothing for the others."""
+        if self._is_news(peer, "fault"):
+            self._logger.error("a message from %s could not be dealt with", peer, exc_info=error)
+
+    def _is_news(self, peer: str, reason: str) -> bool:
         with self._lock:
-            self.counts[error.reason] += 1
+            self.counts[reason] += 1
             now = self._clock()
             if now - self._logged.get(peer, float("-inf")) < TIMES.complain_s:
                 return False

@@ -75,6 +75,8 @@ _FIELDS: Final[dict[str, type]] = {
 _ADDED: Final = ("encoded", "low", "kept", "kept_over")
 """What came after version 1 was frozen: sent only where it says something, so that all else is as it was."""
 _MAX_TEXT: Final = 300
+_SHORT_TEXT: Final = 100
+"""Where texts of `_MAX_TEXT` characters are too many bytes."""
 _MAX_INT: Final = 1 << 64
 
 
@@ -82,7 +84,11 @@ def pack_status(status: Status) -> bytes:
     """The second part of a status message; the first is its topic."""
     packed = {"v": VERSION} | {name: getattr(status, name) for name in _FIELDS}
     packed = {name: value for name, value in packed.items() if value or name not in _ADDED}
-    return pack_map({name: value[:_MAX_TEXT] if isinstance(value, str) else value for name, value in packed.items()})
+    for most in (_MAX_TEXT, _SHORT_TEXT):
+        data = pack_map({name: value[:most] if isinstance(value, str) else value for name, value in packed.items()})
+        if len(data) <= LIMITS.status_bytes:
+            break
+    return data
 
 
 def unpack_status(topic: Buffer, data: Buffer) -> Status:
@@ -93,14 +99,18 @@ def unpack_status(topic: Buffer, data: Buffer) -> Status:
     """
     channel, camera = parse_topic(bytes(topic))
     if channel != STATUS:
-        raise WireError(f"topic {channel}/ is not a status", reason="topic")
+        raise WireError(f"topic {channel!r}/ is not a status", reason="topic")
     content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="status")
     check_version(content)
     return Status(camera=camera, **{name: _checked(name, content[name]) for name in _FIELDS if name in content})
 
 
 def relay_status(data: Buffer, status: Status) -> bytes:
-    """A status that arrived, `data`, with what a broker has changed of it, `status`; fields unknown here stay in it."""
+    """A status that arrived, `data`, with what a broker has changed of it, `status`; fields unknown here stay in it.
+
+    Raises:
+        WireError: it has become too large for the next one.
+    """
     content = unpack_map(data, limit_bytes=LIMITS.status_bytes, reason="status")
     content.update(
         hops=status.hops,
@@ -109,7 +119,9 @@ def relay_status(data: Buffer, status: Status) -> bytes:
         kept=status.kept,
         kept_over=status.kept_over,
     )
-    return pack_map(content)
+    if len(packed := pack_map(content)) > LIMITS.status_bytes:
+        raise WireError(f"status of {len(packed)} bytes", reason="size")
+    return packed
 
 
 def _checked(name: str, value: object) -> Any:

@@ -46,6 +46,8 @@ BROKER: Final = "broker"
 
 MAX_CAMERA_BYTES: Final = 128
 _NONCE_HEX: Final = 16
+_MAX_UNNORMALISED: Final = 1000
+"""Characters before NFC, which takes a time that grows with the square of a run of marks."""
 
 
 def _fault(name: str) -> str | None:
@@ -69,6 +71,10 @@ def _fault(name: str) -> str | None:
     return None
 
 
+def _normalised(name: str) -> str:
+    return unicodedata.normalize("NFC", name) if len(name) <= _MAX_UNNORMALISED else name
+
+
 def _is_mark_or_digit(character: str) -> bool:
     # Scripts such as Devanagari write vowels as combining marks, so marks belong to letters here.
     return unicodedata.category(character) in {"Nd", "Mn", "Mc"}
@@ -83,7 +89,7 @@ def check_camera(name: str) -> str:
     Raises:
         ConfigError: it is not a camera's name; says why.
     """
-    name = unicodedata.normalize("NFC", name)
+    name = _normalised(name)
     if fault := _fault(name):
         raise ConfigError(f"camera name {name!r}: {fault}; {_NAME_RULE}", setting="camera", value=name)
     return name
@@ -97,7 +103,7 @@ def check_filter(text: str) -> str:
     """
     if not text:
         return ""
-    text = unicodedata.normalize("NFC", text).removesuffix("/")
+    text = _normalised(text).removesuffix("/")
     if fault := _fault(text):
         raise ConfigError(
             f"filter {text!r}: {fault}; a filter is a camera's name or its leading segments:"

@@ -68,6 +68,9 @@ HOPS_AT: Final = _META_AT + 10
 
 _PIXEL_BYTES: Final = {PixelFormat.GRAY8: 1, PixelFormat.GRAY16: 2, PixelFormat.BGR24: 3}
 _EMPTY_EXTRA: Final[Mapping[str, Any]] = {}
+_CONTAINERS: Final = frozenset({dict, list})
+_MAX_DEPTH: Final = 100
+"""Maps and lists within each other. Python gives up at about a thousand, in places where nobody expects it: `repr`."""
 
 
 class Peek(NamedTuple):
@@ -138,7 +141,7 @@ def pack_extra(extra: Mapping[str, Any], *, limits: Limits = LIMITS) -> bytes:
         raise WireError(f"extra fields need names that are str, not {sorted(map(repr, extra))}", reason="header")
     try:
         packed: bytes = b"\xa1x" + msgpack.packb(dict(extra))
-        msgpack.unpackb(memoryview(packed)[2:])  # a receiver refuses names that are no str further in, too
+        _check_nesting(msgpack.unpackb(memoryview(packed)[2:]), key_type=str)  # what a receiver would refuse
     except (TypeError, ValueError, OverflowError) as error:
         raise WireError(f"extra fields {sorted(extra)} cannot be sent: {error}", reason="header") from error
     room = limits.header_bytes - _META_AT - _META_BYTES
@@ -225,6 +228,9 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
             raise WireError(
                 f"raw picture of {width} x {height} px {pixel_format.name} in {len(payload)} bytes", reason="picture"
             )
+    extra_bytes = len(header) - _META_AT - _META_BYTES
+    if header[0] != _HEADS[0][0] and not extra_bytes:
+        raise WireError("header ends before its fields do", reason="header")
     return Frame(
         camera=camera,
         channel=channel,
@@ -243,18 +249,40 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
         dts=None if dts == _NONE else dts,
         time_base=(numerator, denominator) if numerator and denominator else None,
         hops=hops,
-        extra=_EMPTY_EXTRA
-        if header[0] == _HEADS[0][0] and len(header) == _META_AT + _META_BYTES
-        else _unpack_extra(header, limits),
+        extra=_unpack_extra(header, limits) if extra_bytes else _EMPTY_EXTRA,
+        extra_bytes=extra_bytes,
         payload=payload,
     )
 
 
 def _unpack_extra(header: Buffer, limits: Limits) -> Mapping[str, Any]:
-    extra = unpack_map(header, limit_bytes=limits.header_bytes, reason="header").get("x", _EMPTY_EXTRA)
-    if not isinstance(extra, dict) or not all(isinstance(key, str) for key in extra):
+    extra = _unpack_map(header, limits.header_bytes, "header").get("x", _EMPTY_EXTRA)
+    if not isinstance(extra, dict):
         raise WireError("extra fields are not a map of names", reason="header")
+    try:
+        _check_nesting(extra, key_type=str)
+    except (TypeError, ValueError) as error:
+        raise WireError(f"extra fields: {error}", reason="header") from error
     return extra
+
+
+def _check_nesting(content: dict[Any, Any], *, key_type: type) -> None:
+    """Raises ValueError where maps and lists are nested too deep, TypeError where a name is not of `key_type`."""
+    level: list[Any] = [content]
+    for _ in range(_MAX_DEPTH):
+        below: list[Any] = []
+        for outer in level:
+            if type(outer) is dict:
+                for key in outer:
+                    if not isinstance(key, key_type):
+                        raise TypeError(f"a name is {type(key).__name__}")
+                below += [value for value in outer.values() if type(value) in _CONTAINERS]
+            else:
+                below += [value for value in outer if type(value) in _CONTAINERS]
+        if not below:
+            return
+        level = below
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
 
 
 def pack_map(content: Mapping[str, Any]) -> bytes:
@@ -267,11 +295,26 @@ def unpack_map(data: Buffer, *, limit_bytes: int, reason: str) -> dict[Any, Any]
     """A msgpack map that arrived.
 
     Raises:
-        WireError: it is none, or has more than `limit_bytes`; `reason` is passed on.
+        WireError: it is none, nested too deep, or has more than `limit_bytes`; `reason` is passed on.
     """
+    content = _unpack_map(data, limit_bytes, reason)
+    try:
+        _check_nesting(content, key_type=object)
+    except ValueError as error:
+        raise WireError(f"{reason}: {error}", reason=reason) from error
+    return content
+
+
+def _unpack_map(data: Buffer, limit_bytes: int, reason: str) -> dict[Any, Any]:
+    """As `unpack_map` does, of any depth."""
     if len(data) > limit_bytes:
         raise WireError(f"{reason} of {len(data)} bytes", reason="size")
     try:
+        # Room for a list is made at its stated length, so first of all see that it is all there: a header of 64 kB
+        # that states lengths within each other took 80 MB.
+        lengths = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
+        lengths.feed(data)
+        lengths.skip()
         content = msgpack.unpackb(data)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"{reason} is not msgpack: {error}", reason=reason) from error
@@ -287,7 +330,9 @@ def check_version(content: Mapping[Any, Any]) -> None:
         WireError: it is of another one, or says none.
     """
     if (version := content.get("v")) != VERSION or type(version) is not int:
-        raise WireError(f"version {version!r}; this is version {VERSION}", reason="version")
+        # Only a number is repeated: it may be anything, of any size.
+        said = version if type(version) is int else f"of type {type(version).__name__}"
+        raise WireError(f"version {said}; this is version {VERSION}", reason="version")
 
 
 def pack_replay(topic: bytes, messages: Sequence[tuple[bytes, Any]]) -> list[Any]:
@@ -304,7 +349,7 @@ def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limit
     """
     if not 2 <= len(parts) <= limits.parts:
         raise WireError(f"replay of {len(parts)} parts", reason="parts")
-    index = unpack_map(parts[1], limit_bytes=limits.index_bytes, reason="replay")
+    index = _unpack_map(parts[1], limits.index_bytes, "replay")
     check_version(index)
     headers = index.get("h")
     if not isinstance(headers, list) or len(headers) != len(parts) - 2:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -18,10 +19,12 @@ from camfabric.common.codecs import Encoding, by_name, make_encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, FabricError, WireError
 from camfabric.common.frame import Codec, Frame
+from camfabric.common.keys import ClientKeys, ServerKeys, client_keys, server_keys
 from camfabric.common.settings import BROKER_PUBLISHERS, COPY, DEFAULT_GOP, DEFAULT_QUALITY, LIMITS
-from camfabric.common.sockets import Waker, bind, connect, make_xpub
+from camfabric.common.sockets import Waker
 from camfabric.common.status import LIVE, OFFLINE, Status
 from camfabric.common.topics import CAM, LOW, check_camera
+from camfabric.publisher.link import Link
 from camfabric.publisher.low import Low, LowEncoder, resized, shrunk
 from camfabric.publisher.pulse import Pulse
 from camfabric.publisher.rate_limit import RateLimit
@@ -58,6 +61,10 @@ class Publisher:
             watched.
         encoder: of H.264 and H.265: an encoder of FFmpeg, such as "h264_nvenc"; x264 or x265 by default.
         low: what the small picture on `low/` is like; None for no such channel. It is made while it is watched.
+        key: its secret key: a file, or a name in the folder `keys`.
+        server_key: the broker's public key, likewise.
+        keys: a folder of keys: its own secret and the broker's public key, or, to bind, the public keys of those who
+            may connect.
         insecure: allow an endpoint beyond loopback, where anybody could see and send pictures.
         source: what kind of source the status names; never an address.
         announce_at_once: False lists the camera only once it has a picture.
@@ -80,6 +87,9 @@ class Publisher:
         gop: int = DEFAULT_GOP,
         encoder: str = "",
         low: Low | None = Low(),  # noqa: B008  (frozen)
+        key: str | Path | None = None,
+        server_key: str | Path | None = None,
+        keys: str | Path | None = None,
         insecure: bool = False,
         source: str = "program",
         announce_at_once: bool = True,
@@ -99,7 +109,14 @@ class Publisher:
             raise ConfigError(f"encoder {encoder!r} goes with codec h264 or h265", setting="encoder", value=encoder)
         _check_size(size)
         address = parse_endpoint(bind or to or BROKER_PUBLISHERS, bind=bind is not None)
-        require_local(address, insecure=insecure)
+        own_keys: ServerKeys | ClientKeys | None
+        if bind is not None:
+            if server_key is not None:
+                raise ConfigError("server_key goes with connecting (to): who binds is the server", setting="server_key")
+            own_keys = server_keys(key=key, keys=keys)
+        else:
+            own_keys = client_keys(key=key, server_key=server_key, keys=keys)
+        require_local(address, insecure=insecure, keyed=own_keys is not None)
 
         self.epoch: Final = secrets.randbits(64)
         self.demands: Final = {CAM: threading.Event(), LOW: threading.Event()}
@@ -108,7 +125,7 @@ class Publisher:
         self._source = source
         self._size = size
         self._shape = (0, 0)
-        self._insecure = not address.is_local
+        self._insecure = own_keys is None and not address.is_local
         self._started = time.monotonic()
         self._pulse = Pulse()
         self._closed = False
@@ -129,20 +146,15 @@ class Publisher:
             self._small_limit = RateLimit(low.fps)
         self._waker = Waker()
         self._context: zmq.Context[Any] = zmq.Context()
-        socket = make_xpub(self._context)
         try:
-            if bind is not None:
-                self.endpoint = _bind(socket, address)
-            else:
-                connect(socket, address)
-                self.endpoint = address.text
+            link = Link(self._context, address, bound=bind is not None, keys=own_keys)
         except BaseException:
-            socket.close(0)
             self._context.term()
             self._waker.close()
             raise
+        self.endpoint: Final = link.endpoint
         self._sender = Sender(
-            socket,
+            link,
             camera=self.camera,
             epoch=self.epoch,
             streams=[stream for stream in (self._main, self._small) if stream is not None],
@@ -410,9 +422,6 @@ class Publisher:
 
     def __repr__(self) -> str:
         return f"Publisher({self.camera!r}, endpoint={self.endpoint!r}, codec={self.codec!r})"
-
-
-_bind = bind
 
 
 def _codec(name: str) -> Codec:

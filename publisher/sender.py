@@ -12,14 +12,15 @@ from typing import Any, Final
 import zmq
 
 from camfabric.common import wire
-from camfabric.common.backlog import Backlog
 from camfabric.common.errors import CodecError, FabricError, WireError
 from camfabric.common.frame import Frame
+from camfabric.common.peers import Peer
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import Socket, Waker, receive
+from camfabric.common.sockets import Waker
 from camfabric.common.stats import Complaints, Rate
 from camfabric.common.status import IDLE, LIVE, Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, LOW, REPLAY, STATUS, covers, parse_request, topic
+from camfabric.publisher.link import Link
 from camfabric.publisher.low import Low, Reducer
 from camfabric.publisher.stream import Captured, Message, Stream
 
@@ -27,10 +28,7 @@ __all__ = ["Sender"]
 
 logger = logging.getLogger(__name__)
 
-_SUBSCRIBE: Final = 1
 _CHECK_S: Final = 0.1
-_BATCH: Final = 64
-"""Subscriptions heard before the next picture: nobody can hold up the others by sending more."""
 
 
 class Sender(threading.Thread):
@@ -41,7 +39,7 @@ class Sender(threading.Thread):
 
     def __init__(
         self,
-        socket: Socket,
+        link: Link,
         *,
         camera: str,
         epoch: int,
@@ -54,7 +52,9 @@ class Sender(threading.Thread):
         announce_at_once: bool,
     ) -> None:
         super().__init__(name=f"publish {camera}", daemon=True)
-        self._socket = socket
+        self._link = link
+        self._socket = link.socket
+        self._audience = link.audience
         self._camera = camera
         self._epoch = epoch
         self._streams = streams
@@ -72,7 +72,6 @@ class Sender(threading.Thread):
         self._status_topic = topic(STATUS, camera)
         self._status_asked = False
         self._announced = announce_at_once
-        self._backlog = Backlog()
         self._complaints = Complaints(logger)
         self._rate = Rate()
         self.failed = False
@@ -91,21 +90,25 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """The thread's loop: subscriptions first, then what was captured, then the time."""
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        for socket in self._link.sockets:
+            poller.register(socket, zmq.POLLIN)
         poller.register(self._waker.fileno(), zmq.POLLIN)
         said = ("", "")
         said_at = next_check = 0.0
         try:
             while not self._stop_asked:
                 wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
+                wait_s = min(wait_s, self._link.patience_s)
                 poller.poll(int(wait_s * 1000) + 1)
                 self._waker.clear()
+                self._link.hear()
                 self._hear()
                 for stream in self._streams:
                     self._send(stream, stream.pull)
+                self._link.look()
                 if (now := time.monotonic()) >= next_check:
                     next_check = now + _CHECK_S
-                    self._backlog.check()
+                    self._link.tick()
                 state = self._state()
                 asked = self._status_asked and now >= said_at + _CHECK_S
                 if now >= said_at + TIMES.status_s or state != said or asked:
@@ -121,32 +124,26 @@ class Sender(threading.Thread):
             for stream in self._streams:
                 stream.unwatch()
             self._follow_watchers()
-            self._socket.close()
+            self._link.close()
 
     def _hear(self) -> None:
-        for _ in range(_BATCH):
-            if (parts := receive(self._socket)) is None:
-                return
-            data = parts[0].bytes
-            if len(parts) != 1 or not data or data[0] > _SUBSCRIBE:
-                self._complaints.note("a subscriber", WireError("not a subscription", reason="parts"))
-            elif data[0] == _SUBSCRIBE:
-                self._backlog.subscribed(parts[0])
-                self._subscribed(parts[0], data[1:])
+        for subscription in self._audience.hear():
+            if subscription.peer is not None:
+                self._subscribed(subscription.peer, subscription.prefix)
             else:
                 for stream in self._streams:
-                    stream.unsubscribe(data[1:])
+                    stream.unsubscribe(subscription.prefix)
                 self._follow_watchers()
 
-    def _subscribed(self, subscription: zmq.Frame, prefix: bytes) -> None:
-        if self._status_topic.startswith(prefix):
+    def _subscribed(self, peer: Peer, prefix: bytes) -> None:
+        if self._status_topic.startswith(prefix) and self._audience.peers.may_ask(peer):
             self._status_asked = True
         for stream in self._streams:
             if stream.topic.startswith(prefix):
                 self._send(stream, functools.partial(stream.subscribe, prefix))
         self._follow_watchers()
-        if (request := parse_request(prefix)) is not None:
-            self._answer(subscription, *request)
+        if (request := parse_request(prefix)) is not None and self._audience.peers.may_ask(peer):
+            self._answer(peer, *request)
 
     def _follow_watchers(self) -> None:
         """Make what is watched wanted, and decode packets for the small picture only while that is watched."""
@@ -188,19 +185,20 @@ class Sender(threading.Thread):
     def _complain(self, camera: str, error: CodecError) -> None:
         logger.log(logging.DEBUG, "no small picture of %s: %s", camera, error)
 
-    def _answer(self, subscription: zmq.Frame, kind: str, nonce: str, rest: str) -> None:
+    def _answer(self, peer: Peer, kind: str, nonce: str, rest: str) -> None:
         if kind == CLOCK and covers(rest, self._camera):
             received_ns = time.monotonic_ns()
-            answer = wire.ClockAnswer(self._epoch, received_ns, time.monotonic_ns())
-            self._socket.send_multipart([topic(f"{CLOCK}/{nonce}", self._camera), wire.pack_clock(answer)])
+            clock = wire.ClockAnswer(self._epoch, received_ns, time.monotonic_ns())
+            self._socket.send_multipart([topic(f"{CLOCK}/{nonce}", self._camera), wire.pack_clock(clock)])
         elif kind == REPLAY:
             for stream in self._streams:
                 if f"{rest}/".encode() == stream.topic:
                     # What came in the meantime is sent first, so that what is live goes on just behind the answer.
                     self._send(stream, stream.pull)
                     kept = self._guarded(stream.replay)
-                    self._socket.send_multipart(wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept), copy=False)
-                    self._backlog.owes(subscription, sum(len(payload) for _, payload in kept))
+                    if self._audience.may_replay(peer, sum(len(payload) for _, payload in kept)):
+                        answer = wire.pack_replay(topic(f"{REPLAY}/{nonce}", rest), kept)
+                        self._socket.send_multipart(answer, copy=False)
 
     def _guarded(self, get: Callable[[], Sequence[Message]]) -> Sequence[Message]:
         """What a stream gives; nothing, and a complaint, where a picture cannot be encoded."""
@@ -214,7 +212,7 @@ class Sender(threading.Thread):
         for header, payload in self._guarded(get):
             if not stream.watched:
                 continue
-            self._socket.send_multipart([stream.topic, header, self._backlog.counted(payload)], copy=False)
+            self._audience.send([stream.topic, header, payload])
             if stream is self._main:
                 self._rate.tick()
                 self.sent += 1

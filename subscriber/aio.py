@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -33,6 +34,9 @@ class AsyncSubscriber:
         channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
+        key: str | Path | None = None,
+        server_key: str | Path | Sequence[str | Path] | None = None,
+        keys: str | Path | None = None,
         insecure: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -46,6 +50,9 @@ class AsyncSubscriber:
             channel=channel,
             mode=mode,
             decode=decode,
+            key=key,
+            server_key=server_key,
+            keys=keys,
             insecure=insecure,
             notify=self._notify,
         )

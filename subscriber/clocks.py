@@ -19,27 +19,28 @@ class Clocks:
     """The measured offsets, by publisher's epoch. Used by one thread."""
 
     def __init__(self) -> None:
-        self._best: dict[int, tuple[int, int, int]] = {}
+        self._best: dict[tuple[str, int], tuple[int, int, int]] = {}
 
-    def answered(self, answer: ClockAnswer, asked_ns: int, now_ns: int) -> None:
-        """Take in an answer to what was asked at `asked_ns` and came at `now_ns`, both on this machine's clock."""
+    def answered(self, camera: str, answer: ClockAnswer, asked_ns: int, now_ns: int) -> None:
+        """Take in a camera's answer to what was asked at `asked_ns` and came at `now_ns`, on this machine's clock."""
         round_trip_ns = (now_ns - asked_ns) - (answer.sent_ns - answer.received_ns)
         offset_ns = ((asked_ns - answer.received_ns) + (now_ns - answer.sent_ns)) // 2
-        best = self._best.get(answer.epoch)
+        clock = (camera, answer.epoch)  # nobody can answer for another camera
+        best = self._best.get(clock)
         if round_trip_ns < 0:
             return
         if best is None or round_trip_ns <= best[1] + (now_ns - best[2]) * _AGING:
             if best is None and len(self._best) >= _MAX_EPOCHS:
                 self._best.pop(next(iter(self._best)))
-            self._best[answer.epoch] = (offset_ns, round_trip_ns, now_ns)
+            self._best[clock] = (offset_ns, round_trip_ns, now_ns)
 
-    def knows(self, epoch: int) -> bool:
+    def knows(self, camera: str, epoch: int) -> bool:
         """Whether there was an answer of that publisher."""
-        return epoch in self._best
+        return (camera, epoch) in self._best
 
     def offset_ns(self, frame: Frame) -> int:
         """This machine's monotonic clock minus the publisher's; from the wall clocks where there is no answer yet."""
-        best = self._best.get(frame.epoch)
+        best = self._best.get((frame.camera, frame.epoch))
         if best is not None:
             return best[0]
         here_ns = time.monotonic_ns() - time.time_ns()

@@ -12,6 +12,7 @@ from typing import Final
 import zmq
 
 from camfabric.common import wire
+from camfabric.common.dial import Dial
 from camfabric.common.errors import ConfigError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
@@ -20,7 +21,18 @@ from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
-from camfabric.common.topics import BROKER, CLOCK, LOW, REPLAY, STATUS, new_nonce, parse_topic, request_topic, topic
+from camfabric.common.topics import (
+    BROKER,
+    CLOCK,
+    LOW,
+    REPLAY,
+    STATUS,
+    new_nonce,
+    parse_request,
+    parse_topic,
+    request_topic,
+    topic,
+)
 from camfabric.subscriber.clocks import Clocks
 from camfabric.subscriber.sequence import Sequence
 
@@ -34,13 +46,16 @@ _BATCH: Final = 64
 
 @dataclass(slots=True)
 class _Link:
-    """One endpoint, its socket, and the requests that wait for an answer over it: topic to (when asked, stream)."""
+    """One connection, and the requests that wait for an answer over it: topic to (when asked, stream)."""
 
-    endpoint: str
-    socket: Socket
+    dial: Dial
     requests: dict[bytes, tuple[int, str]] = field(default_factory=dict)
     next_clock: float = 0.0
     clocks_asked: int = 0
+
+    @property
+    def socket(self) -> Socket:
+        return self.dial.socket
 
 
 @dataclass(slots=True)
@@ -67,7 +82,7 @@ class Receiver(threading.Thread):
 
     def __init__(
         self,
-        links: Iterable[tuple[str, Socket]],
+        dials: Iterable[Dial],
         *,
         filters: Iterable[str],
         channel: str | None,
@@ -76,7 +91,7 @@ class Receiver(threading.Thread):
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
         super().__init__(name="subscribe", daemon=True)
-        self._links = [_Link(endpoint, socket) for endpoint, socket in links]
+        self._links = [_Link(dial) for dial in dials]
         self._filters = list(filters) or [""]
         self._channel = channel
         self._mailbox = mailbox
@@ -121,17 +136,20 @@ class Receiver(threading.Thread):
             if self._channel is None:
                 link.socket.subscribe(topic(BROKER))
             poller.register(link.socket, zmq.POLLIN)
+            poller.register(link.dial.monitor, zmq.POLLIN)
         next_tick = time.monotonic()
         try:
             while not self._stop_asked:
                 poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
                 for link in self._links:
+                    link.dial.hear()
                     self._drain(link)
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
                     self._tick(now)
         finally:
             for link in self._links:
+                link.dial.close()
                 link.socket.close(0)
             self._mailbox.close()
 
@@ -142,7 +160,9 @@ class Receiver(threading.Thread):
             try:
                 self._take(link, [part.buffer for part in parts])
             except WireError as error:
-                self.complaints.note(link.endpoint, error)
+                self.complaints.note(link.dial.endpoint.text, error)
+            except Exception as error:
+                self.complaints.note_fault(link.dial.endpoint.text, error)
 
     def _take(self, link: _Link, parts: list[memoryview]) -> None:
         prefix = bytes(parts[0][:8])
@@ -210,6 +230,11 @@ class Receiver(threading.Thread):
             "" if self._channel == LOW else "; its small picture (channel low) needs far less",
         )
 
+    def troubles(self) -> list[str]:
+        """Which endpoints there is no connection to, and why, as far as that is known. Safe from another thread."""
+        dials = [link.dial for link in self._links]
+        return [f"no connection to {dial.endpoint}: {dial.trouble}" for dial in dials if dial.trouble]
+
     def is_waiting(self, camera: str) -> bool:
         """Whether packets of a camera come, and cannot be decoded before its next keyframe."""
         stream = self._streams.get(camera)
@@ -221,7 +246,7 @@ class Receiver(threading.Thread):
         self._tell(status)
         if status.state == OFFLINE or self._channel is None:
             return
-        if not self._clocks.knows(status.epoch):
+        if not self._clocks.knows(status.camera, status.epoch):
             link.next_clock = min(link.next_clock, time.monotonic())
         stream = self._stream(status.camera, link)
         if stream.asked_of != status.epoch and not stream.asking:
@@ -269,7 +294,8 @@ class Receiver(threading.Thread):
         for asked, (asked_ns, _) in link.requests.items():
             if answered.startswith(asked):
                 # Several cameras answer one request, so it stays open until its time is up.
-                self._clocks.answered(wire.unpack_clock(parts[1]), asked_ns, now_ns)
+                if (request := parse_request(answered)) is not None:
+                    self._clocks.answered(request[2], wire.unpack_clock(parts[1]), asked_ns, now_ns)
                 return
 
     def _give_up(self, link: _Link, asked: bytes) -> None:
@@ -294,6 +320,7 @@ class Receiver(threading.Thread):
                 self._mend(stream)
         limit_ns = time.monotonic_ns() - int(TIMES.request_s * 1e9)
         for link in self._links:
+            link.dial.tick()
             for asked in [asked for asked, (asked_ns, _) in link.requests.items() if asked_ns < limit_ns]:
                 self._give_up(link, asked)
             if self._channel is not None and not self.roster.is_empty() and now >= link.next_clock:

@@ -72,7 +72,7 @@ class Sequence:
         return replace(keyframe, missed=missed)
 
     def _hold(self, frame: Frame) -> None:
-        size = len(frame.payload)
+        size = frame.held_bytes
         if len(self._held) >= self._limits.backlog_frames or self._held_bytes + size > self._limits.group_bytes:
             self._take_held()
         self._held.append(frame)

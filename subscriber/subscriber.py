@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -11,12 +12,14 @@ import zmq
 
 from camfabric.common.codecs import prepare
 from camfabric.common.decoding import Decoding
-from camfabric.common.endpoint import parse_endpoint, require_local
+from camfabric.common.dial import Dial
+from camfabric.common.endpoint import Endpoint, parse_endpoint, require_local
 from camfabric.common.errors import CodecError, ConfigError, WireError
 from camfabric.common.frame import Frame
+from camfabric.common.keys import ClientKeys, client_keys
 from camfabric.common.mailbox import Closed, Mailbox, Mode
 from camfabric.common.settings import BROKER_SUBSCRIBERS
-from camfabric.common.sockets import connect, make_sub
+from camfabric.common.sockets import make_sub, secure_client
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
 from camfabric.subscriber.receiver import Receiver
@@ -39,7 +42,10 @@ class Subscriber:
         mode: "latest" or "every".
         decode: whether `read` decodes; without, frames come with their `payload`. Of H.264 and H.265 those are packets
             in the order of decoding, with "latest" too: it skips to the newest keyframe.
-        insecure: allow an endpoint beyond loopback.
+        key: its secret key: a file, or a name in the folder `keys`.
+        server_key: the public key of whoever is connected to, likewise: one for all endpoints, or one for each.
+        keys: a folder of keys: its own secret, and the broker's public key.
+        insecure: allow an endpoint beyond loopback without keys.
         on_status: called with each camera's status that comes, in the receive thread: it must return at once.
         notify: called after each frame that came, likewise.
 
@@ -56,6 +62,9 @@ class Subscriber:
         channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
+        key: str | Path | None = None,
+        server_key: str | Path | Sequence[str | Path] | None = None,
+        keys: str | Path | None = None,
         insecure: bool = False,
         on_status: Callable[[Status], None] | None = None,
         notify: Callable[[], None] | None = None,
@@ -64,8 +73,9 @@ class Subscriber:
         if not texts:
             raise ConfigError("a subscriber needs at least one endpoint", setting="endpoints")
         addresses = [parse_endpoint(text) for text in texts]
+        own_keys = client_keys(key=key, server_key=server_key, keys=keys, endpoints=len(addresses))
         for address in addresses:
-            require_local(address, insecure=insecure)
+            require_local(address, insecure=insecure, keyed=own_keys is not None)
         names = [cameras] if isinstance(cameras, str) else list(cameras)
         self.filters: Final = list(dict.fromkeys(check_filter(name) for name in names))
         self.endpoints: Final = [address.text for address in addresses]
@@ -79,21 +89,30 @@ class Subscriber:
         self._decoding = Decoding(self._mailbox, self._complain)
         self._undecodable: dict[str, str] = {}
         self._context: zmq.Context[Any] = zmq.Context()
-        links = []
+        dials: list[Dial] = []
         try:
-            for address in addresses:
-                socket = make_sub(self._context)
-                links.append((address.text, socket))
-                connect(socket, address)
+            for place, address in enumerate(addresses):
+                dials.append(self._dial(address, place, own_keys))
         except BaseException:
-            for _, socket in links:
-                socket.close(0)
+            for dial in dials:
+                dial.close()
+                dial.socket.close(0)
             self._context.term()
             raise
         self._receiver = Receiver(
-            links, filters=self.filters, channel=channel, mailbox=self._mailbox, on_status=on_status
+            dials, filters=self.filters, channel=channel, mailbox=self._mailbox, on_status=on_status
         )
         self._receiver.start()
+
+    def _dial(self, address: Endpoint, place: int, own_keys: ClientKeys | None) -> Dial:
+        socket = make_sub(self._context)
+        try:
+            if own_keys is not None:
+                secure_client(socket, own_keys.pair, own_keys.server(place))
+            return Dial(socket, address, key="" if own_keys is None else own_keys.pair.name)
+        except BaseException:
+            socket.close(0)
+            raise
 
     def read(self, timeout: float | None = None) -> Frame:
         """The next frame; waits for it at most `timeout` seconds, or for ever.
@@ -146,6 +165,8 @@ class Subscriber:
                 return
 
     def _silence(self) -> str:
+        if troubles := self._receiver.troubles():
+            return "; ".join(troubles)
         statuses = self._receiver.roster.statuses()
         if not statuses:
             wanted = " or ".join(repr(name) for name in self.filters) or "any camera"
@@ -171,6 +192,10 @@ class Subscriber:
     def brokers(self) -> int:
         """How many brokers have announced themselves; known with `channel=None` alone."""
         return len(self._receiver.brokers)
+
+    def troubles(self) -> list[str]:
+        """A line for each endpoint that there is no connection to and it is known why: keys, most often."""
+        return self._receiver.troubles()
 
     def counts(self) -> dict[str, int]:
         """Messages that were no frames of the fabric, or damaged pictures, by reason."""

@@ -1,28 +1,109 @@
-"""The README: its options exist, all options are in it, and its Python examples run as they stand."""
+"""The docs: their options exist, all options are in the README, and its examples run as they stand."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_README = (Path(__file__).parent.parent / "README.md").read_text()
+from camfabric.broker.config import SETTABLE_LIMITS
+from camfabric.common.settings import LIMITS
+
+_ROOT = Path(__file__).parent.parent
+_README = (_ROOT / "README.md").read_text()
+_KEYS = (_ROOT / "docs" / "keys.md").read_text()
+_COMPOSE = (_ROOT / "docker-compose.yml").read_text()
 _COMMANDS = ("publish", "broker", "subscribe", "view", "ls", "top", "demo")
+_KEYS_COMMANDS = ("new", "list", "show", "revoke")
 _OTHERS = {"--build", "--log-level", "--help"}
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
 def test_the_readme_has_all_options_and_no_other(camfabric: Any) -> None:
+    commands = [(command,) for command in _COMMANDS] + [("keys", command) for command in _KEYS_COMMANDS]
     there: set[str] = set()
-    for process in [camfabric(command, "--help", env={"COLUMNS": "200"}) for command in _COMMANDS]:
+    for process in [camfabric(*command, "--help", env={"COLUMNS": "200"}) for command in commands]:
         assert process.wait() == 0
         there |= set(_OPTION.findall("\n".join(process.out)))
     in_readme = set(_OPTION.findall(_README))
     assert there - in_readme - {"--help", "--window"} == set()
     assert in_readme - there - _OTHERS == set()
+
+
+def test_the_readme_has_all_commands_for_keys(camfabric: Any) -> None:
+    process = camfabric("keys", "--help", env={"COLUMNS": "200"})
+    assert process.wait() == 0
+    assert set(re.findall(r"^│ (\w+)  ", "\n".join(process.out), re.MULTILINE)) == set(_KEYS_COMMANDS)
+    assert all(f"keys {command}" in _README for command in _KEYS_COMMANDS)
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a `camfabric` command in a folder to its end."""
+    command = [sys.executable, "-m", "camfabric.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+
+
+def _is_right(folder: Path, config: str | Path, *options: str) -> None:
+    """Check that a broker.toml is right, and that each key that it names is there."""
+    checked = _run(folder, "broker", "--config", str(config), "--check-config", *options)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert " is right" in checked.stdout
+
+
+def test_the_readmes_keys_and_broker_toml_go_together(tmp_path: Path) -> None:
+    commands = re.findall(r"^    camfabric (keys new .*)$", _README, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        made = _run(tmp_path, *shlex.split(command, comments=True))
+        assert (made.returncode, made.stderr) == (0, "")
+    (example,) = _TOML.findall(_README)
+    (tmp_path / "broker.toml").write_text(example)
+    _is_right(tmp_path, "broker.toml")
+    for folder in ("lobby-keys", "guard-keys", "visitor-keys"):
+        name = folder.removesuffix("-keys")
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {
+            "broker.key",
+            f"{name}.key",
+            f"{name}.key_secret",
+        }
+
+
+@pytest.mark.parametrize("example", _TOML.findall(_KEYS))
+def test_a_broker_toml_of_the_docs_is_right(example: str, tmp_path: Path) -> None:
+    names = set(re.findall(r'"([a-z0-9-]+)"', "".join(re.findall(r"^\w*key\w* = (.*)$", example, re.MULTILINE))))
+    assert _run(tmp_path, "keys", "new", "broker", *sorted(names - {"keys"})).returncode == 0
+    (tmp_path / "broker.toml").write_text(example)
+    _is_right(tmp_path, "broker.toml")
+
+
+def test_the_docs_table_of_limits_is_true() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", _KEYS, re.MULTILINE)
+    assert {name: int(default) for name, default, *_ in rows} == {
+        name: getattr(LIMITS, name) for name in SETTABLE_LIMITS
+    }
+
+
+def test_the_compose_demos_broker_toml_is_right(tmp_path: Path) -> None:
+    (line,) = re.findall(r"^x-names: &names (.+)$", _COMPOSE, re.MULTILINE)
+    names = line.split()
+    assert _run(tmp_path, "keys", "new", "broker", *names, "health").returncode == 0
+    _is_right(tmp_path, _ROOT / "docs" / "compose" / "broker.toml", "--keys", "keys")
+    for name in ("broker", *names):
+        assert f"      - keys-{name}:/keys/{name}\n" in _COMPOSE
+        assert f"  keys-{name}:\n" in _COMPOSE
+
+
+def test_the_compose_demo_is_open_on_this_machine_alone() -> None:
+    ports = re.findall(r"^ +- \"(.*:\d+)\"$", _COMPOSE, re.MULTILINE)
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "insecure" not in _COMPOSE
 
 
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", _README, re.DOTALL))

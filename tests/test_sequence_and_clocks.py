@@ -84,7 +84,7 @@ def _ask(
     """One request over a link with these delays; returns the round trip. `offset_ns` is here minus there."""
     received_ns = at_ns + there_ns - offset_ns
     now_ns = at_ns + there_ns + work_ns + back_ns
-    clocks.answered(ClockAnswer(epoch, received_ns, received_ns + work_ns), at_ns, now_ns)
+    clocks.answered("a", ClockAnswer(epoch, received_ns, received_ns + work_ns), at_ns, now_ns)
     return there_ns + back_ns
 
 
@@ -137,8 +137,8 @@ def test_an_old_measurement_gives_way_to_a_new_one_in_time() -> None:
 
 def test_an_answer_before_the_question_is_not_believed() -> None:
     clocks = Clocks()
-    clocks.answered(ClockAnswer(1, 0, 10**12), 0, 1000)
-    assert not clocks.knows(1)
+    clocks.answered("a", ClockAnswer(1, 0, 10**12), 0, 1000)
+    assert not clocks.knows("a", 1)
 
 
 def test_publishers_have_clocks_of_their_own() -> None:
@@ -146,15 +146,15 @@ def test_publishers_have_clocks_of_their_own() -> None:
     _ask(clocks, offset_ns=5, there_ns=10, back_ns=10, at_ns=0, epoch=1)
     _ask(clocks, offset_ns=7, there_ns=10, back_ns=10, at_ns=0, epoch=2)
     assert (_offset(clocks, 1), _offset(clocks, 2)) == (5, 7)
-    assert clocks.knows(1)
-    assert not clocks.knows(3)
+    assert clocks.knows("a", 1)
+    assert not clocks.knows("a", 3)
 
 
 def test_the_clocks_of_many_publishers_are_bounded() -> None:
     clocks = Clocks()
     for epoch in range(10_100):
         _ask(clocks, offset_ns=epoch, there_ns=1, back_ns=1, at_ns=0, epoch=epoch)
-    assert sum(clocks.knows(epoch) for epoch in range(10_100)) == 10_000
+    assert sum(clocks.knows("a", epoch) for epoch in range(10_100)) == 10_000
     assert _offset(clocks, 10_099) == 10_099
 
 
@@ -163,7 +163,7 @@ def test_a_measured_clock_asked_again_drives_no_other_one_out() -> None:
     for epoch in range(10_000):
         _ask(clocks, offset_ns=0, there_ns=10, back_ns=10, at_ns=0, epoch=epoch)
     _ask(clocks, offset_ns=0, there_ns=1, back_ns=1, at_ns=100, epoch=5000)
-    assert all(clocks.knows(epoch) for epoch in range(10_000))
+    assert all(clocks.knows("a", epoch) for epoch in range(10_000))
 
 
 @pytest.mark.parametrize("ahead_ns", [0, 10**15, -(10**15)])
@@ -173,3 +173,10 @@ def test_before_an_answer_the_wall_clocks_tell_the_age(ahead_ns: int) -> None:
     monotonic_ns = time.monotonic_ns() - 10**9 + ahead_ns
     frame = Frame(camera="a", epoch=1, captured_ns=captured_ns, captured_monotonic_ns=monotonic_ns)
     assert abs(Clocks().offset_ns(frame) + ahead_ns) < 10**9
+
+
+def test_nobody_can_answer_for_another_cameras_clock() -> None:
+    clocks = Clocks()
+    clocks.answered("evil", ClockAnswer(1, 10**12, 10**12), 0, 1000)
+    assert not clocks.knows("a", 1)
+    assert _offset(clocks) != clocks.offset_ns(Frame(camera="evil", epoch=1))

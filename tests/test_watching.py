@@ -13,12 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from camfabric.cli.options import Access
 from camfabric.cli.top import _kept_cell
 from camfabric.cli.watching import Watching
 from camfabric.common.frame import Frame
 from camfabric.common.status import Status
 from camfabric.publisher import Low, Publisher
 from camfabric.subscriber.mosaic import Mosaic
+
+_OPEN = Access(key=None, server_key=None, keys=None, insecure=False)
 
 
 def _mosaic(cameras: int) -> Mosaic:
@@ -84,7 +87,7 @@ def test_the_channel_fits_the_number_of_tiles(
         for number in range(cameras):
             publisher = stack.enter_context(Publisher(f"c/{number}", to=broker.to))
             publisher.send(picture(number, width=640, height=480))
-        with Watching([broker.endpoint], ["c"], channel=channel, insecure=False) as watching:
+        with Watching([broker.endpoint], ["c"], channel=channel, access=_OPEN) as watching:
             seen: dict[str, Frame] = {}
 
             def settled() -> bool:
@@ -110,7 +113,7 @@ def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is
         ]
         for publisher in publishers:
             publisher.send(picture(width=640, height=480))
-        with Watching([broker.endpoint], [], channel="auto", insecure=False) as watching:
+        with Watching([broker.endpoint], [], channel="auto", access=_OPEN) as watching:
             seen: dict[str, str] = {}
 
             def settled() -> bool:

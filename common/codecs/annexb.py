@@ -13,6 +13,8 @@ from camfabric.common.frame import Codec
 __all__ = ["has_slices", "is_disposable", "is_instantaneous", "nal_units", "parameter_sets", "slices", "sub_layers"]
 
 _START: Final = b"\x00\x00\x01"
+_MAX_UNITS: Final = 10_000
+"""NAL units that are looked at in a packet: one has some hundreds, and a hostile one of 128 MB may have 40 million."""
 _H264_SETS: Final = frozenset({7, 8})
 """SPS, PPS."""
 _H264_SLICES: Final = frozenset(range(1, 6))
@@ -30,12 +32,14 @@ _H265_NON_REFERENCE: Final = frozenset(range(0, 16, 2))
 def nal_units(data: bytes) -> Iterator[tuple[int, int]]:
     """(first byte, byte behind the last one) of each NAL unit, start codes and trailing zeros left out."""
     at = data.find(_START)
-    while at >= 0:
+    for _ in range(_MAX_UNITS):
+        if at < 0:
+            return
         begin = at + len(_START)
         at = data.find(_START, begin)
         end = len(data) if at < 0 else at
-        while end > begin and data[end - 1] == 0:
-            end -= 1
+        if data[end - 1] == 0:
+            end = begin + len(data[begin:end].rstrip(b"\0"))
         if end > begin:
             yield begin, end
 

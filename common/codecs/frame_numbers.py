@@ -22,6 +22,10 @@ _REFERENCE: Final = 0x60
 """nal_ref_idc in a unit's first byte: not 0 where other pictures need it."""
 _HEADER_BYTES: Final = 400
 """What is kept of a slice, so that its header can be read whole."""
+_SET_BYTES: Final = 4096
+"""What is kept of a parameter set: more than any needs as far as it is read."""
+_MAX_UNITS: Final = 1000
+"""Before the first slice."""
 _GROUPS: Final = 3
 """Keyframe groups in a row with a gap, after which gaps are taken for the maker's."""
 
@@ -67,14 +71,16 @@ class FrameNumbers:
 
     def _read(self, data: bytes) -> bool:
         at = data.find(_START)
-        while at >= 0:
+        for _ in range(_MAX_UNITS):
+            if at < 0:
+                break
             begin = at + len(_START)
             kind = data[begin] & 0x1F if begin < len(data) else 0
             if kind in _SLICES:
                 return self._take(data, begin)
             at = data.find(_START, begin)
             if kind in (_SPS, _PPS):
-                self._learn(kind, data[begin : at if at >= 0 else len(data)])
+                self._learn(kind, data[begin : min(at if at >= 0 else len(data), begin + _SET_BYTES)])
         return False
 
     def _learn(self, kind: int, unit: bytes) -> None:

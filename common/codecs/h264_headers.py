@@ -17,6 +17,10 @@ _WITH_CHROMA_FORMAT: Final = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134
 """profile_idc of those whose SPS has chroma_format_idc and what follows it."""
 _NUMBER_BYTES: Final = 24
 """frame_num ends within so many, emulation prevention included."""
+_MAX_SPS: Final = 31
+_MAX_PPS: Final = 255
+_MAX_CYCLE: Final = 255
+"""num_ref_frames_in_pic_order_cnt_cycle, 7.4.2.1.1."""
 _B_KIND: Final = 1
 _I_KINDS: Final = (2, 4)
 
@@ -100,7 +104,9 @@ def read_sps(unit: bytes) -> Sps | None:
         if order_kind == 1:
             has_deltas = not bits.u()
             bits.se(), bits.se()
-            for _ in range(bits.ue()):
+            if (cycle := bits.ue()) > _MAX_CYCLE:
+                return None
+            for _ in range(cycle):
                 bits.se()
         bits.ue()  # max_num_ref_frames
         has_gaps = bits.u()
@@ -108,7 +114,7 @@ def read_sps(unit: bytes) -> Sps | None:
         has_fields = not bits.u()
     except ValueError:
         return None
-    if number_bits > 16 or order_kind > 2 or chroma > 3:
+    if ident > _MAX_SPS or number_bits > 16 or order_kind > 2 or chroma > 3:
         return None
     has_chroma = chroma != 0 and not planes
     return Sps(ident, number_bits, bool(has_gaps), bool(planes), has_chroma, has_fields, order_bits, has_deltas)
@@ -127,7 +133,8 @@ def read_pps(unit: bytes) -> Pps | None:
     """A PPS; None where it cannot be read, or has slice groups."""
     bits = _Bits(unit[1:])
     try:
-        ident = bits.ue()
+        if (ident := bits.ue()) > _MAX_PPS:
+            return None
         bits.ue(), bits.u()  # the SPS, entropy_coding_mode_flag
         has_field_order = bits.u()
         if bits.ue():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from camfabric.common.codecs.image import pixel_format_of
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Frame, PixelFormat
+from camfabric.common.settings import LIMITS
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
@@ -22,6 +23,10 @@ _DHT: Final = 0xC4
 _SOS: Final = 0xDA
 _MAX_SIDE: Final = 65500
 """libjpeg's limit."""
+_MAX_SCANS: Final = 100
+"""A progressive picture has about ten. Each costs a pass over all pixels, and may have ten bytes."""
+_MAX_SEGMENTS: Final = 5000
+"""Segments and fill bytes in front of the picture data."""
 
 
 def check(image: Any) -> PixelFormat:
@@ -62,7 +67,7 @@ def decode(frame: Frame) -> Image:
     """The picture: (H, W, 3) uint8 BGR, or (H, W) uint8 for a grey one.
 
     Raises:
-        CodecError: it is no JPEG, damaged, or not of the size that the frame states.
+        CodecError: it is no JPEG, damaged, not of the size that the frame states, or made to take long.
     """
     import cv2
     import numpy as np
@@ -72,6 +77,10 @@ def decode(frame: Frame) -> Image:
         raise CodecError(
             f"JPEG of {width} x {height} px where {frame.camera} states {frame.width} x {frame.height}", codec="jpeg"
         )
+    if width * height > LIMITS.pixels:
+        raise CodecError(f"JPEG of {width} x {height} px: more than {LIMITS.pixels} pixels", codec="jpeg")
+    if bytes(frame.payload).count(bytes((0xFF, _SOS))) > _MAX_SCANS:
+        raise CodecError(f"JPEG of {frame.camera} has more than {_MAX_SCANS} scans", codec="jpeg")
     # IGNORE_ORIENTATION: the size that was checked is the size that comes out.
     mode = (cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -115,7 +124,9 @@ def has_huffman_tables(data: bytes | memoryview) -> bool:
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """(marker, where it stands) of each segment behind the start of the image."""
     at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
+    for _ in range(_MAX_SEGMENTS):
+        if at + 9 >= len(data) or data[at] != 0xFF:
+            return
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1

@@ -12,6 +12,7 @@ from camfabric.common.codecs.annexb import is_instantaneous
 from camfabric.common.codecs.frame_numbers import FrameNumbers
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec, Frame
+from camfabric.common.settings import LIMITS
 
 if TYPE_CHECKING:
     import av
@@ -24,6 +25,8 @@ FFMPEG_NAMES: Final = {Codec.H264: "h264", Codec.H265: "hevc"}
 _THREADS: Final = min(os.cpu_count() or 1, 4)
 _ALIGNMENT_PX: Final = 64
 """The largest coding block: a coded picture is at most so much larger than the one that is shown."""
+_MAX_CODED_PX: Final = LIMITS.pixels * 17 // 16
+"""Of a very long and thin picture the alignment would be most."""
 _BAD_GROUPS: Final = 3
 """Keyframe groups in a row with an error, after which a stream's faults are taken for its maker's."""
 _REMEMBERED: Final = 64
@@ -154,7 +157,7 @@ class VideoDecoder:
             )
         context = av.CodecContext.create(FFMPEG_NAMES[frame.codec], "r")
         # What the header states is the most that is allocated, whatever the stream states.
-        pixels = (frame.width + _ALIGNMENT_PX) * (frame.height + _ALIGNMENT_PX)
+        pixels = min((frame.width + _ALIGNMENT_PX) * (frame.height + _ALIGNMENT_PX), _MAX_CODED_PX)
         # Behind a keyframe that is no IDR, references to what came before it are listed, but not used: no fault.
         self._settled = not self._strict or is_instantaneous(frame.codec, bytes(frame.payload))
         strict = self._strict and self._settled

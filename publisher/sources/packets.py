@@ -11,6 +11,7 @@ from camfabric.common.codecs.annexb import has_slices, is_disposable, nal_units,
 from camfabric.common.codecs.video_decoder import FFMPEG_NAMES
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec
+from camfabric.common.settings import LIMITS
 from camfabric.publisher.sources.prefixed import Prefixed
 from camfabric.publisher.sources.source import Packet
 
@@ -143,6 +144,7 @@ class Packets:
 
         context: Any = av.CodecContext.create(FFMPEG_NAMES[self._codec], "r")
         context.thread_type, context.thread_count = "SLICE", 1
+        context.options = {"max_pixels": str(LIMITS.pixels)}
         try:
             pictures = [*context.decode(av.Packet(keyframe)), *context.decode(None)]
         except (av.FFmpegError, ValueError):

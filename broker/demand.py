@@ -1,0 +1,106 @@
+"""Demand: what subscribers ask for, what of it is answered here, and what of it goes upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from camfabric.broker.inlet import Inlet
+from camfabric.broker.interest import Interest
+from camfabric.broker.outlet import Outlet
+from camfabric.broker.ports import Ports
+from camfabric.common import wire
+from camfabric.common.audience import Subscription
+from camfabric.common.groups import Groups
+from camfabric.common.peers import Peer
+from camfabric.common.topics import BROKER, CHANNELS, REPLAY, STATUS, parse_request, topic
+
+__all__ = ["Demand"]
+
+_SUBSCRIBE: Final = b"\x01"
+_UNSUBSCRIBE: Final = b"\x00"
+_OWN: Final = (topic(STATUS), topic(BROKER))
+"""What a broker subscribes to for itself."""
+_FRAMES: Final = tuple(topic(channel) for channel in CHANNELS)
+
+
+class Demand:
+    """Keeps what is subscribed to upstream in step with the outlets' subscriptions. Used by one thread."""
+
+    def __init__(self, ports: Ports, interest: Interest, groups: Groups) -> None:
+        self._ports = ports
+        self._interest = interest
+        self._groups = groups
+
+    def hear(self, outlet: Outlet) -> None:
+        """Take in what an outlet's subscribers say."""
+        for subscription in outlet.audience.hear():
+            self._heard(outlet, subscription)
+
+    def _heard(self, outlet: Outlet, subscription: Subscription) -> None:
+        prefix = subscription.prefix
+        if subscription.peer is None:
+            self._let_go(outlet, prefix, outlet.subscriptions.pop(prefix, ()))
+            return
+        cut = outlet.cameras.cut(prefix)
+        request = parse_request(prefix) if cut else None
+        is_status = topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS))
+        if (request or is_status) and not outlet.peers.may_ask(subscription.peer):
+            return
+        if is_status:
+            outlet.ask(prefix)
+        if request and request[0] == REPLAY and self._replay(outlet, prefix, request[2], subscription.peer):
+            return
+        if prefix not in outlet.subscriptions:
+            outlet.subscriptions[prefix] = cut
+            self._want(outlet, prefix, cut)
+
+    def _replay(self, outlet: Outlet, request: bytes, stream: str, peer: Peer) -> bool:
+        """Answer a request for a replay. Returns whether it goes no further: its end finds nothing to take back."""
+        kept = self._groups.get(f"{stream}/".encode())
+        if not kept:
+            return False
+        if outlet.audience.may_replay(peer, sum(len(payload) for _, payload in kept)):
+            outlet.socket.send_multipart(wire.pack_replay(request, kept), copy=False)
+        return True
+
+    def begin(self, inlet: Inlet) -> None:
+        """Subscribe over a new inlet to what is wanted."""
+        for prefix in (*_OWN, *self._interest):
+            inlet.socket.send(_SUBSCRIBE + prefix)
+
+    def end(self, outlet: Outlet) -> None:
+        """An outlet is closed: nobody subscribes there any more."""
+        for prefix, cut in outlet.subscriptions.items():
+            self._let_go(outlet, prefix, cut)
+        outlet.subscriptions.clear()
+
+    def cut_anew(self, outlet: Outlet) -> None:
+        """An outlet's cameras have changed: have upstream what they leave of its subscriptions now."""
+        for prefix, before in list(outlet.subscriptions.items()):
+            after = outlet.cameras.cut(prefix)
+            outlet.subscriptions[prefix] = after
+            self._want(outlet, prefix, set(after) - set(before))
+            self._let_go(outlet, prefix, set(before) - set(after))
+
+    def _want(self, outlet: Outlet, prefix: bytes, cut: Iterable[bytes]) -> None:
+        for wanted in cut:
+            if self._interest.add(wanted, (outlet.domain, prefix)):
+                self._send_up(_SUBSCRIBE, wanted)
+
+    def _let_go(self, outlet: Outlet, prefix: bytes, cut: Iterable[bytes]) -> None:
+        ended = False
+        for wanted in cut:
+            if self._interest.remove(wanted, (outlet.domain, prefix)):
+                ended = ended or wanted.startswith(_FRAMES)
+                self._send_up(_UNSUBSCRIBE, wanted)
+        if ended:
+            # What no longer flows grows old here, and must not be handed out as the newest.
+            for stream in self._groups.topics():
+                if not self._interest.covers(stream):
+                    self._groups.drop(stream)
+
+    def _send_up(self, kind: bytes, prefix: bytes) -> None:
+        if prefix not in _OWN:
+            for inlet in self._ports.inlets:
+                inlet.socket.send(kind + prefix)

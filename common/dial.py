@@ -1,0 +1,103 @@
+"""A connection that this process makes: why it does not come about, and how it is tried again.
+
+ZeroMQ says nothing where a handshake fails, and gives up for good where the other side refuses a key. It is said here,
+and tried again: the key may be admitted later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from camfabric.common.endpoint import Endpoint
+from camfabric.common.settings import TIMES
+from camfabric.common.sockets import Socket, connect, is_readable
+
+__all__ = ["Dial"]
+
+logger = logging.getLogger(__name__)
+
+_FAILED: Final = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | _FAILED
+_TWICE: Final = 2
+"""A handshake that fails once may have met a broker that was just ending."""
+
+
+class Dial:
+    """One endpoint that a socket connects to. Used by one thread, which calls `hear` when `monitor` is readable.
+
+    Raises:
+        EndpointError: it is not an address that one can connect to.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        endpoint: Endpoint,
+        *,
+        key: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.socket: Final = socket
+        self.endpoint: Final = endpoint
+        self._key = key
+        self._clock = clock
+        self._failures = 0
+        self._complained = float("-inf")
+        self._redial_at: float | None = None
+        self.trouble = ""
+        """Why there is no connection, as far as that is known, in a few words for a person."""
+        self.monitor: Final[Socket] = socket.get_monitor_socket(_EVENTS)
+        try:
+            connect(socket, endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    def hear(self) -> None:
+        """Take in what has become of it."""
+        while is_readable(self.monitor):
+            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failures = 0
+                if self.trouble:
+                    logger.info("connected to %s", self.endpoint)
+                self.trouble = ""
+                continue
+            self._failures += 1
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._redial_at = self._clock() + TIMES.redial_s
+                self._complain(f"it refuses the key {self._key!r}: see which keys it admits")
+            elif self._failures >= _TWICE:
+                self._complain(self._guess())
+
+    def _guess(self) -> str:
+        if self._key:
+            return "it has another key than --server-key says, or runs without keys"
+        return "it wants keys (--keys DIR), or is no part of a fabric"
+
+    def _complain(self, why: str) -> None:
+        self.trouble = why
+        if self._clock() - self._complained >= TIMES.complain_s:
+            self._complained = self._clock()
+            logger.warning("no connection to %s: %s", self.endpoint, why)
+
+    def tick(self) -> None:
+        """Try again what was refused. To be called every second or so."""
+        if self._redial_at is None or self._clock() < self._redial_at:
+            return
+        self._redial_at = None
+        with contextlib.suppress(zmq.ZMQError):  # libzmq has forgotten it already
+            self.socket.disconnect(self.endpoint.text)
+        connect(self.socket, self.endpoint)
+
+    def close(self) -> None:
+        """Give the monitor back, before the socket is closed."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)

@@ -1,0 +1,501 @@
+"""Peers: who is connected to a socket, what each has sent, and how one of them is dropped.
+
+libzmq tells of connections by their descriptors alone, and cannot close one. So each is known here by its descriptor,
+and by the inode that shows whether it is still the same connection; `shutdown` on it drops that one and no other.
+
+Two things never reach a program as messages, however much memory they cost: a message that is never complete, and
+subscriptions that come faster than they are read. The kernel's count of what came over a connection shows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket as posix
+import stat
+import struct
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from camfabric.common.errors import WireError
+from camfabric.common.settings import LIMITS, TIMES, Limits
+from camfabric.common.sockets import Socket, is_readable
+from camfabric.common.stats import Complaints
+
+__all__ = ["Account", "Peer", "Peers"]
+
+logger = logging.getLogger(__name__)
+
+_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+_BYTES_RECEIVED: Final = struct.Struct("Q")
+_BYTES_RECEIVED_AT: Final = 128
+"""In Linux's `struct tcp_info`, since 4.1."""
+_TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES_RECEIVED.size
+_MEMORY_FACTOR: Final = 4
+"""A message that is not complete may cost so many times its size, and what the settings say beyond it."""
+_MANY: Final = 500
+"""From so many connections on they are looked at less often: a look costs 3 µs for each."""
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What one peer has asked for: of a key over all its connections, else of one connection."""
+
+    requests: float = 0.0
+    """What is left of its burst of requests ..."""
+    filled_at: float = 0.0
+    """... when it was last filled up."""
+    prefixes: Counter[bytes] = field(default_factory=Counter)
+    """Its subscriptions, each with the number of its connections that have it."""
+    peers: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One connection."""
+
+    descriptor: int
+    inode: int
+    address: str
+    """Of its machine, without a port, so that whoever comes again and again is complained about once; "" of ipc://."""
+    key: str
+    """The public key (Z85) that it has proved; "" where there is none, or nothing came from it yet."""
+    account: Account
+    since: float
+    prefixes: set[bytes] = field(default_factory=set)
+    heard: bool = False
+    """Something came from it, so that it is known whose it is."""
+    is_cut: bool = False
+    completed: bool = True
+    """It has completed a message since the last look."""
+    mark_bytes: int = 0
+    """What had come from it when it last did so; of subscribers, when they were last looked at."""
+    mark_memory: int = 0
+    level_bytes: float = 0.0
+    """Of subscribers: what came beyond what is allowed each second."""
+    behind_since: float | None = None
+    excused_until: float = 0.0
+    owed_bytes: int = 0
+    """Replays given to it since it had last taken everything."""
+
+    def is_there(self) -> bool:
+        """Whether the descriptor is still this connection's."""
+        try:
+            return os.fstat(self.descriptor).st_ino == self.inode
+        except OSError:
+            return False
+
+
+class Peers:
+    """The peers of one socket. Used by one thread, which calls `accept` when `monitor` is readable, and `look` often.
+
+    Args:
+        socket: not bound yet.
+        label: what the endpoint is called in the log.
+        bound: whether connections come in; else it is the one that the socket makes, and its peer has no bounds.
+        keyed: whether all peers have proved a key.
+        takes_frames: whether peers send frames (a broker's socket for publishers), or subscriptions alone.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        *,
+        label: str,
+        bound: bool,
+        keyed: bool,
+        takes_frames: bool = False,
+        name: Callable[[str], str] = str,
+        ban: Callable[[str], None] = lambda key: None,
+        limits: Limits = LIMITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.label = label
+        self._keyed = keyed
+        self._bound = bound
+        self._takes_frames = takes_frames
+        self._name = name
+        self._ban = ban
+        self._limits = limits
+        self._clock = clock
+        self._peers: dict[int, Peer] = {}
+        self._accounts: dict[str, Account] = {}
+        self._holders: Counter[bytes] = Counter()
+        self._ended: list[bytes] = []
+        self._doubted_at: float | None = None
+        self._looked_at = clock()
+        self._socket = socket
+        self.complaints = Complaints(logger)
+        self.monitor: Final[Socket | None] = socket.get_monitor_socket(_EVENTS) if bound else None
+        self._admitted: frozenset[str] = frozenset()
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(list(self._peers.values()))
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def describe(self, peer: Peer | None) -> str:
+        """A peer as the log names it: its key, its address, and where it is connected."""
+        if peer is None:
+            return f"a peer at {self.label}"
+        who = f"key {self._name(peer.key)} at " if peer.key else ""
+        return f"{who}{peer.address or 'a local socket'} on {self.label}"
+
+    # Who is there
+
+    def accept(self) -> None:
+        """Take note of the connections that were made and ended."""
+        if self.monitor is None:
+            return
+        while is_readable(self.monitor):
+            event = parse_monitor_message(self.monitor.recv_multipart())
+            descriptor = int(event["value"])
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._add(descriptor)
+            elif (peer := self._peers.get(descriptor)) is not None:
+                if peer.is_there():
+                    self.lost()
+                else:
+                    self._forget(peer)
+        if len(self._peers) > self._limits.connections:
+            self._make_room()
+
+    def lost(self) -> None:
+        """A connection has ended, or is just about to: look for it soon."""
+        if self._bound:
+            self._doubted_at = self._doubted_at or self._clock()
+            return
+        # There is but one, and the next one has yet to be made.
+        for peer in self:
+            self._forget(peer)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a connection is about to end: `look` is to be called again in 10 ms then."""
+        return self._doubted_at is not None
+
+    def _forget_dead(self) -> None:
+        for peer in self:
+            if not peer.is_there():
+                self._forget(peer)
+
+    def _make_room(self) -> None:
+        """Cut those that have said nothing for longest: whoever means it says something within milliseconds."""
+        self._forget_dead()
+        here = [peer for peer in self if not peer.is_cut]
+        silent = deque(sorted((peer for peer in here if not peer.heard), key=lambda peer: peer.since))
+        for _ in range(len(here) - self._limits.connections):
+            victim = silent.popleft() if silent else here.pop()
+            self._complain(victim, f"more than {self._limits.connections} connections", reason="connections")
+            self.cut(victim)
+
+    @staticmethod
+    def is_sent(part: zmq.Frame) -> bool:
+        """Whether somebody has sent a message; libzmq makes up the ends of a lost connection's subscriptions."""
+        try:
+            part.get(zmq.SRCFD)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def key(self, part: zmq.Frame) -> str:
+        """The public key (Z85) whose owner has sent a message; "" where there are no keys."""
+        return str(part.get("User-Id")) if self._keyed else ""
+
+    def of(self, part: zmq.Frame) -> Peer | None:
+        """The peer that a message came from; None where it is gone."""
+        try:
+            descriptor = int(part.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return None
+        key = self.key(part)
+        peer = self._peers.get(descriptor)
+        if peer is None or not peer.heard or peer.key != key or not (self._takes_frames or peer.is_there()):
+            peer = self._hear(descriptor, key)
+        if peer is not None:
+            peer.completed = True
+        return peer
+
+    def _hear(self, descriptor: int, key: str) -> Peer | None:
+        """The first message of a connection, which says whose it is."""
+        peer = self._add(descriptor)
+        if peer is None or peer.heard:
+            return peer
+        peer.heard = True
+        if key:
+            self._leave(peer)
+            peer.key = key
+            peer.account = self._accounts.setdefault(key, self._new_account())
+            peer.account.peers += 1
+            if peer.account.peers > self._limits.connections_per_key:
+                self._complain(peer, f"more than {self._limits.connections_per_key} of its key", reason="connections")
+                self.cut(peer)
+        return peer
+
+    def _new_account(self) -> Account:
+        return Account(self._limits.replay_requests, self._clock())
+
+    def _add(self, descriptor: int) -> Peer | None:
+        try:
+            status = os.fstat(descriptor)
+        except OSError:
+            return None
+        if not stat.S_ISSOCK(status.st_mode):
+            return None
+        inode = status.st_ino
+        if (old := self._peers.get(descriptor)) is not None:
+            if old.inode == inode:
+                return old
+            self._forget(old)
+        account = self._new_account()
+        account.peers = 1
+        peer = Peer(descriptor, inode, _address(descriptor), "", account, self._clock())
+        peer.mark_memory = _memory_bytes()
+        self._peers[descriptor] = peer
+        return peer
+
+    def _forget(self, peer: Peer) -> None:
+        if self._peers.get(peer.descriptor) is peer:
+            del self._peers[peer.descriptor]
+            self._leave(peer)
+
+    def _leave(self, peer: Peer) -> None:
+        """Take a connection out of its account, with what it was subscribed to."""
+        self._ended += [prefix for prefix in list(peer.prefixes) if self.unsubscribed(peer, prefix)]
+        account = peer.account
+        account.peers -= 1
+        if account.peers > 0:
+            return
+        if self._accounts.get(peer.key) is account and self._is_full(account):
+            del self._accounts[peer.key]
+
+    # What they ask for
+
+    def subscribed(self, peer: Peer, prefix: bytes) -> bool:
+        """Count a subscription. Returns whether it is within the bound; if not, the peer is dropped."""
+        if prefix in peer.prefixes:
+            return True
+        prefixes = peer.account.prefixes
+        if self._bound and prefix not in prefixes and len(prefixes) >= self._limits.subscriptions:
+            self.offend(peer, f"more than {self._limits.subscriptions} subscriptions", reason="subscriptions")
+            return False
+        peer.prefixes.add(prefix)
+        prefixes[prefix] += 1
+        self._holders[prefix] += 1
+        return True
+
+    def unsubscribed(self, peer: Peer, prefix: bytes) -> bool:
+        """Take a subscription back. Returns whether it was the last one of its kind.
+
+        libzmq passes on the end of one that a peer never had, as if it were the end of everybody's.
+        """
+        if prefix not in peer.prefixes:
+            return False
+        peer.prefixes.discard(prefix)
+        for count in (peer.account.prefixes, self._holders):
+            count[prefix] -= 1
+            if not count[prefix]:
+                del count[prefix]
+        return prefix not in self._holders
+
+    def take_ended(self) -> list[bytes]:
+        """Subscriptions whose last holder's connection has ended since the last call."""
+        ended, self._ended = self._ended, []
+        return [prefix for prefix in ended if prefix not in self._holders]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `take_ended` has some."""
+        return bool(self._ended)
+
+    def may_ask(self, peer: Peer) -> bool:
+        """Count a request for something that is sent at once. Returns whether it is within the bound; if not, it is
+        not to be answered."""
+        if not self._bound:
+            return True
+        account = peer.account
+        now = self._clock()
+        left = account.requests + (now - account.filled_at) * self._limits.replay_requests_s
+        account.requests, account.filled_at = min(left, float(self._limits.replay_requests)), now
+        if account.requests < 1:
+            self._complain(
+                peer, f"more than {self._limits.replay_requests_s} requests a second: not answered", reason="requests"
+            )
+            return False
+        account.requests -= 1
+        return True
+
+    def _is_full(self, account: Account) -> bool:
+        missing = self._limits.replay_requests - account.requests
+        return missing <= (self._clock() - account.filled_at) * self._limits.replay_requests_s
+
+    # What they send
+
+    def look(self) -> None:
+        """Look at what each connection has sent since the last time, unless that was just now."""
+        now = self._clock()
+        passed_s = now - self._looked_at
+        if self._doubted_at is not None and now - self._doubted_at >= TIMES.doubt_s:
+            self._doubted_at = None
+            self._forget_dead()
+        if passed_s < TIMES.look_s * max(1, len(self._peers) // _MANY):
+            return
+        self._looked_at = now
+        for account in [key for key, account in self._accounts.items() if not account.peers and self._is_full(account)]:
+            del self._accounts[account]
+        if not self._bound:
+            self._forget_dead()
+            return
+        memory = _memory_bytes() if self._takes_frames else 0
+        for peer in self:
+            received = None if peer.is_cut else _received_bytes(peer)
+            if received is None:
+                if not peer.is_there():
+                    self._forget(peer)
+            elif self._takes_frames:
+                self._look_at_message(peer, received, memory)
+            else:
+                self._look_at_upstream(peer, received, passed_s)
+
+    def _look_at_message(self, peer: Peer, received: int, memory: int) -> None:
+        """Of a message that is not complete, bound its size and the memory that it costs."""
+        if peer.completed:
+            peer.completed, peer.mark_bytes, peer.mark_memory = False, received, memory
+            return
+        size = received - peer.mark_bytes
+        limits = self._limits
+        if size <= limits.unfinished_bytes:
+            return
+        if size > limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes:
+            self.offend(peer, f"a message of more than {size} bytes, and no end", reason="size")
+        elif memory - peer.mark_memory > _MEMORY_FACTOR * size + limits.unfinished_memory_bytes:
+            self.offend(peer, f"a message of {size} bytes in too many parts, and no end", reason="parts")
+
+    def _look_at_upstream(self, peer: Peer, received: int, passed_s: float) -> None:
+        """Bound what a subscriber sends."""
+        allowed = passed_s * self._limits.upstream_bytes_s
+        peer.level_bytes = max(0.0, peer.level_bytes - allowed) + (received - peer.mark_bytes)
+        peer.mark_bytes = received
+        if peer.level_bytes > self._limits.upstream_bytes:
+            self.offend(peer, f"{peer.level_bytes:.0f} bytes of subscriptions at a time", reason="upstream")
+
+    # How one is dropped
+
+    def offend(self, peer: Peer, why: str, *, reason: str) -> None:
+        """A peer has gone over a bound: drop it, with all connections of its key, and refuse the key for a while."""
+        if peer.is_cut:
+            return
+        self._complain(peer, why, reason=reason)
+        if not peer.key:
+            self.cut(peer)
+            return
+        self._ban(peer.key)
+        self.cut_all(other for other in self if other.key == peer.key)
+
+    def _complain(self, peer: Peer, why: str, *, reason: str) -> None:
+        self.complaints.note(self.describe(peer), WireError(why, reason=reason), what="what is over a bound")
+
+    def admit(self, keys: Iterable[str]) -> None:
+        """Say which public keys (Z85) are admitted now. Whoever is not any more is dropped; and who has said nothing
+        yet, for nobody knows whose connection that is: it begins anew, and misses nothing."""
+        admitted = frozenset(keys)
+        if not self._admitted <= admitted:
+            self.cut_all(peer for peer in self if peer.key not in admitted and not peer.is_cut)
+        self._admitted = admitted
+
+    def cut_all(self, peers: Iterable[Peer]) -> int:
+        """Drop these connections. Returns how many there were."""
+        return sum(self.cut(peer) for peer in list(peers))
+
+    def cut(self, peer: Peer) -> bool:
+        """Drop a connection, with what the kernel holds of it. Returns whether it was there."""
+        peer.is_cut = True  # it is forgotten once it is gone, for more of it may be on its way
+        self._ended += [prefix for prefix in list(peer.prefixes) if self.unsubscribed(peer, prefix)]
+        with contextlib.suppress(OSError), _connection(peer) as connection:
+            # What the kernel still holds is old as well: with no linger it is thrown away.
+            connection.setsockopt(posix.SOL_SOCKET, posix.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.shutdown(posix.SHUT_RDWR)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Give the monitor back, before the socket is closed."""
+        if self.monitor is not None:
+            self._socket.disable_monitor()
+            self.monitor.close(0)
+
+
+@contextlib.contextmanager
+def _connection(peer: Peer) -> Iterator[posix.socket]:
+    """A peer's connection, by a descriptor of our own where there is one left."""
+    try:
+        descriptor = os.dup(peer.descriptor)
+    except OSError:
+        descriptor = -1
+    try:
+        connection = posix.socket(fileno=descriptor if descriptor >= 0 else peer.descriptor)
+    except OSError:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
+    try:
+        if os.fstat(connection.fileno()).st_ino != peer.inode:
+            raise OSError("another connection")
+        yield connection
+    finally:
+        if descriptor >= 0:
+            connection.close()
+        else:
+            connection.detach()
+
+
+def _address(descriptor: int) -> str:
+    try:
+        connection = posix.socket(fileno=descriptor)
+    except OSError:
+        return ""
+    try:
+        address = connection.getpeername()
+    except OSError:
+        return ""
+    finally:
+        connection.detach()
+    return str(address[0]) if isinstance(address, tuple) else ""
+
+
+def _received_bytes(peer: Peer) -> int | None:
+    """What came over a TCP connection in all; None where that cannot be told, or it is gone."""
+    if not peer.address or not sys.platform.startswith("linux") or not peer.is_there():
+        return None
+    try:
+        # libzmq may close it at any moment.
+        connection = posix.socket(posix.AF_INET, posix.SOCK_STREAM, 0, fileno=peer.descriptor)
+    except OSError:
+        return None
+    try:
+        info = connection.getsockopt(posix.IPPROTO_TCP, posix.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return None
+    finally:
+        connection.detach()
+    if len(info) < _TCP_INFO_BYTES:
+        return None
+    return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
+
+
+def _memory_bytes() -> int:
+    """This process's memory; 0 where that cannot be told."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
