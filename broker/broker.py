@@ -20,6 +20,7 @@ from camfabric.broker.forwarding import Forwarding
 from camfabric.broker.inlet import UpstreamInlet
 from camfabric.broker.interest import Interest
 from camfabric.broker.outlet import Outlet
+from camfabric.broker.permissions import Cameras
 from camfabric.broker.ports import Port, Ports
 from camfabric.broker.removals import only_removals
 from camfabric.common.errors import ConfigError, FabricError
@@ -256,6 +257,10 @@ class Broker:
             self._begin(port)
         for outlet in self._ports.outlets:
             self._demand.cut_anew(outlet)
+        believed = {upstream.endpoint.text: upstream.cameras for upstream in config.upstreams}
+        for inlet in self._ports.inlets:
+            if isinstance(inlet, UpstreamInlet) and inlet.cameras.filters != Cameras(believed[inlet.endpoint]).filters:
+                self._demand.change(inlet, Cameras(believed[inlet.endpoint]))
 
     def _begin(self, port: Port) -> None:
         self._poller.register(port.socket, zmq.POLLIN)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from camfabric.broker.inlet import Inlet
+from camfabric.broker.inlet import Inlet, UpstreamInlet
 from camfabric.broker.interest import Interest
 from camfabric.broker.outlet import Outlet
+from camfabric.broker.permissions import Cameras
 from camfabric.broker.ports import Ports
 from camfabric.common import wire
 from camfabric.common.audience import Subscription
@@ -66,8 +67,21 @@ class Demand:
 
     def begin(self, inlet: Inlet) -> None:
         """Subscribe over a new inlet to what is wanted."""
-        for prefix in (*_OWN, *self._interest):
-            inlet.socket.send(_SUBSCRIBE + prefix)
+        inlet.socket.send(_SUBSCRIBE + topic(BROKER))
+        for prefix in (topic(STATUS), *self._interest):
+            for cut in inlet.cut(prefix):
+                inlet.socket.send(_SUBSCRIBE + cut)
+
+    def change(self, inlet: UpstreamInlet, cameras: Cameras) -> None:
+        """An upstream is believed for other cameras now: ask it for these alone."""
+        wanted = (topic(STATUS), *self._interest)
+        before = [cut for prefix in wanted for cut in inlet.cut(prefix)]
+        inlet.cameras = cameras
+        # The new ones first, so that nothing stops in between; libzmq counts them.
+        for cut in [cut for prefix in wanted for cut in inlet.cut(prefix)]:
+            inlet.socket.send(_SUBSCRIBE + cut)
+        for cut in before:
+            inlet.socket.send(_UNSUBSCRIBE + cut)
 
     def end(self, outlet: Outlet) -> None:
         """An outlet is closed: nobody subscribes there any more."""
@@ -79,6 +93,10 @@ class Demand:
         """An outlet's cameras have changed: have upstream what they leave of its subscriptions now."""
         for prefix, before in list(outlet.subscriptions.items()):
             after = outlet.cameras.cut(prefix)
+            if after == before:
+                continue
+            if any(cut.startswith(topic(STATUS)) for cut in after):
+                outlet.ask(prefix)
             outlet.subscriptions[prefix] = after
             self._want(outlet, prefix, set(after) - set(before))
             self._let_go(outlet, prefix, set(before) - set(after))
@@ -103,4 +121,5 @@ class Demand:
     def _send_up(self, kind: bytes, prefix: bytes) -> None:
         if prefix not in _OWN:
             for inlet in self._ports.inlets:
-                inlet.socket.send(kind + prefix)
+                for cut in inlet.cut(prefix):
+                    inlet.socket.send(kind + cut)

@@ -83,6 +83,10 @@ class PublisherInlet:
         """Whether the sender is believed for a camera."""
         return self._may_publish(sender, camera)
 
+    def cut(self, subscription: bytes) -> tuple[bytes, ...]:
+        """What of a subscription is sent here. ZeroMQ sends it to all publishers alike."""
+        return (subscription,)
+
     def describe(self, part: zmq.Frame) -> str:
         """Who has sent a message, for the log."""
         return self.peers.describe(self.peers.of(part))
@@ -152,6 +156,10 @@ class UpstreamInlet:
     def may_publish(self, sender: str, camera: str) -> bool:
         """Whether the upstream is believed for a camera."""
         return self.cameras.covers(camera)
+
+    def cut(self, subscription: bytes) -> tuple[bytes, ...]:
+        """What of a subscription is sent here: what is about cameras that the upstream is believed for."""
+        return self.cameras.cut(subscription)
 
     def describe(self, part: zmq.Frame) -> str:
         """Who has sent a message, for the log."""

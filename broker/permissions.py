@@ -88,4 +88,4 @@ def _is_beginning(subscription: bytes) -> bool:
         name = subscription.decode().partition("/")[2]
     except UnicodeDecodeError:
         return False
-    return _is_filter(name.removesuffix("/"))
+    return bool(name.removesuffix("/")) and _is_filter(name.removesuffix("/"))

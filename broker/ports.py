@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import zmq
 
@@ -14,7 +15,7 @@ from camfabric.broker.inlet import Inlet, PublisherInlet, UpstreamInlet
 from camfabric.broker.outlet import Outlet
 from camfabric.broker.permissions import Cameras
 from camfabric.common.endpoint import Endpoint
-from camfabric.common.errors import ConfigError
+from camfabric.common.errors import ConfigError, EndpointError
 from camfabric.common.keys import ServerKeys, client_keys
 from camfabric.common.settings import Limits
 from camfabric.common.zap import Gate
@@ -24,6 +25,10 @@ __all__ = ["Port", "Ports"]
 logger = logging.getLogger(__name__)
 
 Port: TypeAlias = Inlet | Outlet
+_T = TypeVar("_T")
+
+_GIVEN_UP_S: Final = 0.3
+_AGAIN_S: Final = 0.005
 
 
 class Ports:
@@ -73,22 +78,32 @@ class Ports:
             makers["upstream", upstream.endpoint.text, server] = partial(
                 UpstreamInlet, self._context, upstream, pair=self._pair, server=server, limits=self._limits
             )
-        new: dict[object, Port] = {}
-        try:
-            for identity, make in makers.items():
-                if identity not in here:
-                    new[identity] = make()
-        except BaseException:
-            for port in new.values():
-                port.close()
-            raise
         gone = [port for identity, port in here.items() if identity not in makers]
+        new = self._made({identity: make for identity, make in makers.items() if identity not in here}, gone)
         here.update(new)
         ports = [here[identity] for identity in makers]
         self.inlets[:] = [port for port in ports if not isinstance(port, Outlet)]
         self.outlets[:] = [port for port in ports if isinstance(port, Outlet)]
         self._update(config)
         return list(new.values()), gone
+
+    @staticmethod
+    def _made(makers: dict[object, Callable[[], Port]], gone: list[Port]) -> dict[object, Port]:
+        """The new ports. Those that are gone give up their endpoints first: a new one may have the same port number."""
+        new: dict[object, Port] = {}
+        bound = [port for port in gone if not isinstance(port, UpstreamInlet)] if makers else []
+        for port in bound:
+            port.socket.unbind(port.endpoint)
+        try:
+            for identity, make in makers.items():
+                new[identity] = _patiently(make) if bound else make()
+        except BaseException:
+            for made in new.values():
+                made.close()
+            for port in bound:
+                _patiently(partial(port.socket.bind, port.endpoint))
+            raise
+        return new
 
     def _new_publishers(self, endpoint: Endpoint) -> PublisherInlet:
         return PublisherInlet(
@@ -107,14 +122,10 @@ class Ports:
         )
 
     def _update(self, config: BrokerConfig) -> None:
-        """Give each its part of the configuration."""
+        """Give each outlet its part of the configuration."""
         for outlet, wanted in zip(self.outlets, config.outlets, strict=True):
             outlet.config = wanted
             outlet.cameras = Cameras(wanted.cameras)
-        by_endpoint = {upstream.endpoint.text: upstream for upstream in config.upstreams}
-        for inlet in self.inlets:
-            if isinstance(inlet, UpstreamInlet):
-                inlet.cameras = Cameras(by_endpoint[inlet.endpoint].cameras)
 
     def _servers(self, config: BrokerConfig) -> list[tuple[UpstreamConfig, bytes | None]]:
         """The upstreams with their public keys."""
@@ -140,6 +151,18 @@ class Ports:
             port.close()
         self.inlets.clear()
         self.outlets.clear()
+
+
+def _patiently(bind: Callable[[], _T]) -> _T:
+    """Bind what was given up just now: libzmq does that in another thread, within milliseconds."""
+    end = time.monotonic() + _GIVEN_UP_S
+    while True:
+        try:
+            return bind()
+        except (EndpointError, zmq.ZMQError):
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_AGAIN_S)
 
 
 def _place(endpoint: Endpoint, name: str) -> str:

@@ -58,11 +58,12 @@ def only_removals(old: BrokerConfig, path: Path) -> BrokerConfig:
     shown = _said(content, "outlet", _outlet_name, "cameras", _known_filter)
     believed = _said(content, "upstream", _upstream_address, "cameras", _known_filter)
     granted = _said(content, "publisher", _publisher_key, "cameras", _known_filter)
+    names = _renamed(content, old)
     outlets = (
         replace(
             outlet,
-            keys=_common_keys(outlet.keys, admitted.of(outlet.name, outlet.keys)),
-            cameras=_common(outlet.cameras, shown.of(outlet.name, outlet.cameras)),
+            keys=_common_keys(outlet.keys, admitted.of(names[outlet.name], outlet.keys)),
+            cameras=_common(outlet.cameras, shown.of(names[outlet.name], outlet.cameras)),
         )
         for outlet in old.outlets
     )
@@ -72,6 +73,21 @@ def only_removals(old: BrokerConfig, path: Path) -> BrokerConfig:
         if not believed.gone(address := one_address(upstream.endpoint))
     )
     return replace(old, outlets=tuple(outlets), upstreams=tuple(upstreams), grants=_left(old.grants, granted))
+
+
+def _renamed(content: Mapping[str, object], old: BrokerConfig) -> dict[str, str]:
+    """What each outlet is called in the file: one whose name is gone, and whose endpoint is there, was renamed."""
+    tables = content.get("outlet", [])
+    places: dict[str, str] = {}
+    for table in tables if isinstance(tables, list) else ():
+        if isinstance(table, dict) and (name := _outlet_name(table)):
+            places[name] = _address(table, bind=True)
+    known = {outlet.name for outlet in old.outlets}
+    new = {place: name for name, place in places.items() if place and name not in known}
+    return {
+        outlet.name: outlet.name if outlet.name in places else new.get(one_address(outlet.endpoint), outlet.name)
+        for outlet in old.outlets
+    }
 
 
 def _left(old: tuple[PublisherGrant, ...], said: _Said) -> tuple[PublisherGrant, ...]:
@@ -160,8 +176,12 @@ def _publisher_key(table: Mapping[str, object]) -> str:
 
 
 def _upstream_address(table: Mapping[str, object]) -> str:
+    return _address(table, bind=False)
+
+
+def _address(table: Mapping[str, object], *, bind: bool) -> str:
     try:
-        return one_address(parse_endpoint(text_of(table, "endpoint", "")))
+        return one_address(parse_endpoint(text_of(table, "endpoint", ""), bind=bind))
     except ConfigError:
         return ""
 

@@ -92,7 +92,7 @@ def _check(config: Path | None, keys: str | None, insecure: bool) -> None:
     if config is None:
         raise ConfigError("--check-config goes with --config FILE", setting="--check-config")
     from camfabric.broker.config import read_config, unknown_keys
-    from camfabric.common.keys import server_keys
+    from camfabric.common.keys import client_keys, server_keys
 
     read = read_config(config, keys=None if keys is None else Path(keys), insecure=insecure)
     own = server_keys(key=read.key or None, keys=read.keys)
@@ -100,5 +100,8 @@ def _check(config: Path | None, keys: str | None, insecure: bool) -> None:
         contents = own.folder.contents()
         for problem in (*contents.problems, *unknown_keys(read, contents.keys)):
             logger.warning("%s", problem)
+        for upstream in read.upstreams:
+            if upstream.server_key:
+                client_keys(key=read.key or own.pair.name, server_key=upstream.server_key, keys=read.keys)
     outlets = ", ".join(f"{outlet.name} at {outlet.endpoint}" for outlet in read.outlets)
     write_line(f"{config} is right: publishers at {', '.join(map(str, read.publishers)) or 'none'}; outlets {outlets}")

@@ -249,9 +249,9 @@ def _from_file(address: str, option: str) -> str:
             line = file.readline(_ADDRESS_CHARACTERS).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"{option} {address}: {path} cannot be read: {why}", setting=option, value=address) from error
+        raise ConfigError(f"{option} {redact(address)}: the file cannot be read: {why}", setting=option) from error
     if not line:
-        raise ConfigError(f"{option} {address}: the first line of {path} is empty", setting=option, value=address)
+        raise ConfigError(f"{option} {redact(address)}: the file's first line is empty", setting=option)
     return line
 
 

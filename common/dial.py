@@ -71,8 +71,10 @@ class Dial:
                 self.trouble = ""
                 continue
             self._failures += 1
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                # ZeroMQ does not try again then: it may be that somebody else had the port for a while.
                 self._redial_at = self._clock() + TIMES.redial_s
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._complain(f"it refuses the key {self._key!r}: see which keys it admits")
             elif self._failures >= _TWICE:
                 self._complain(self._guess())

@@ -90,11 +90,8 @@ class KeyFolder:
         # Path("") is the working folder, which an empty setting does not mean.
         if path == "" or not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
             why = "it is no folder" if path and os.path.lexists(self.path) else "there is no such folder"
-            raise ConfigError(
-                f"--keys {shown(path)}: {why}: camfabric keys new NAME --keys DIR makes one",
-                setting="--keys",
-                value=str(path),
-            )
+            given = "(a key, not a folder)" if looks_like_key(str(path)) else shown(path)
+            raise ConfigError(f"--keys {given}: {why}: camfabric keys new NAME --keys DIR makes one", setting="--keys")
 
     @classmethod
     def make(cls, path: str | Path) -> KeyFolder:

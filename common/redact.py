@@ -29,9 +29,12 @@ def _without_userinfo(match: re.Match[str]) -> str:
     # that has an @; it never shows half a password.
     word = match[0]
     scheme = _SCHEME.search(word)
-    if scheme is None or (at := word.rfind("@", scheme.end())) < 0:
+    begin = 0 if scheme is None else scheme.end()
+    at = word.rfind("@", begin)
+    # Without a scheme it may be an address that was mistyped; a name and a password have a colon between them.
+    if at < 0 or (scheme is None and ":" not in word[:at]):
         return word
-    return f"{word[: scheme.end()]}***{word[at:]}"
+    return f"{word[:begin]}***{word[at:]}"
 
 
 def _without_values(text: str) -> str:

@@ -20,6 +20,7 @@ class Register:
         self._keys = keys
         self._stamp: object = None
         self._said: frozenset[str] = frozenset()
+        self._every_name: frozenset[str] = frozenset()
         self.names: Mapping[str, str] = {}
         """Names by public key (Z85) of those who may be admitted; the server's own is not among them."""
         self.all_names: Mapping[str, str] = {}
@@ -39,7 +40,7 @@ class Register:
         except ConfigError as error:
             self._stamp = None
             self._say([str(error)])
-            return self.names.values()
+            return self._every_name
         self._stamp = contents.stamp
         self.names = {
             public.decode(): name for name, public in contents.keys.items() if public != self._keys.pair.public
@@ -49,7 +50,8 @@ class Register:
         own = self._keys.pair
         lost = [f"the server's own key {own.name} is revoked: start it anew with another"]
         self._say([*contents.problems, *(lost if own.public in contents.revoked else ())])
-        return contents.keys
+        self._every_name = frozenset(contents.keys)
+        return self._every_name
 
     def _say(self, problems: Iterable[str]) -> None:
         """Log what is wrong, each line once for as long as it is."""

@@ -167,6 +167,6 @@ def parse_request(data: bytes) -> tuple[str, str, str] | None:
         return None
     if kind not in {REPLAY, CLOCK} or not nonce or len(nonce) > 2 * _NONCE_HEX or not nonce.isalnum():
         return None
-    if rest and not rest.endswith("/"):
+    if rest and (not rest.endswith("/") or rest == "/"):
         return None
     return kind, nonce, rest.removesuffix("/")
