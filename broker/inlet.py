@@ -14,7 +14,7 @@ from camfabric.common.endpoint import Endpoint
 from camfabric.common.keys import KeyPair
 from camfabric.common.peers import Peers
 from camfabric.common.settings import Limits
-from camfabric.common.sockets import Socket, bind, make_xsub, secure_client, secure_server
+from camfabric.common.sockets import Socket, bind, make_xsub, open_server, secure_client, secure_server
 from camfabric.common.zap import Gate
 
 __all__ = ["PUBLISHERS", "Inlet", "PublisherInlet", "UpstreamInlet"]
@@ -56,6 +56,9 @@ class PublisherInlet:
         try:
             if pair is not None:
                 secure_server(self.socket, pair, PUBLISHERS)
+            else:
+                open_server(self.socket, PUBLISHERS)
+                gate.open(PUBLISHERS)
             self.endpoint: Final = bind(self.socket, endpoint)
         except BaseException:
             self.close()

@@ -14,7 +14,7 @@ from camfabric.common.audience import Audience
 from camfabric.common.keys import KeyPair
 from camfabric.common.peers import Peers
 from camfabric.common.settings import Limits
-from camfabric.common.sockets import Socket, bind, make_xpub, secure_server
+from camfabric.common.sockets import Socket, bind, make_xpub, open_server, secure_server
 from camfabric.common.topics import STATUS, topic
 from camfabric.common.zap import Gate
 
@@ -69,6 +69,9 @@ class Outlet:
         try:
             if pair is not None:
                 secure_server(self.socket, pair, self.domain)
+            else:
+                open_server(self.socket, self.domain)
+                gate.open(self.domain)
             self.endpoint: Final = bind(self.socket, config.endpoint)
         except BaseException:
             self.close()

@@ -1,7 +1,7 @@
 """A connection that this process makes: why it does not come about, and how it is tried again.
 
-ZeroMQ says nothing where a handshake fails, and gives up for good where the other side refuses a key. It is said here,
-and tried again: the key may be admitted later.
+ZeroMQ says nothing where a handshake fails, and gives up for good where the other side refuses a key, or is something
+else. It is said here, and tried again: the key may be admitted later, the right one may come back to the port.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ __all__ = ["Dial"]
 
 logger = logging.getLogger(__name__)
 
-_FAILED: Final = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | _FAILED
+_EVENTS: Final = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+)
 _TWICE: Final = 2
 """A handshake that fails once may have met a broker that was just ending."""
 
@@ -49,6 +53,7 @@ class Dial:
         self._key = key
         self._clock = clock
         self._failures = 0
+        self._is_made = False
         self._complained = float("-inf")
         self._redial_at: float | None = None
         self.trouble = ""
@@ -63,20 +68,24 @@ class Dial:
     def hear(self) -> None:
         """Take in what has become of it."""
         while is_readable(self.monitor):
-            event = parse_monitor_message(self.monitor.recv_multipart())["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._failures = 0
-                if self.trouble:
-                    logger.info("connected to %s", self.endpoint)
-                self.trouble = ""
-                continue
-            self._failures += 1
-            if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                # ZeroMQ does not try again then: it may be that somebody else had the port for a while.
-                self._redial_at = self._clock() + TIMES.redial_s
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._complain(f"it refuses the key {self._key!r}: see which keys it admits")
-            elif self._failures >= _TWICE:
+            self._heard(parse_monitor_message(self.monitor.recv_multipart())["event"])
+
+    def _heard(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._failures, self._is_made = 0, True
+            if self.trouble:
+                logger.info("connected to %s", self.endpoint)
+            self.trouble = ""
+        elif event == zmq.EVENT_CONNECT_RETRIED:
+            self._redial_at = None
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._complain(f"it refuses the key {self._key!r}: see which keys it admits")
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._failures += not self._is_made
+            self._is_made = False
+            # Unless ZeroMQ says that it tries again itself.
+            self._redial_at = self._clock() + TIMES.redial_s
+            if self._failures >= _TWICE and not self.trouble:
                 self._complain(self._guess())
 
     def _guess(self) -> str:

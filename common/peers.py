@@ -42,6 +42,10 @@ _BYTES_RECEIVED_AT: Final = 128
 _TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES_RECEIVED.size
 _MEMORY_FACTOR: Final = 4
 """A message that is not complete may cost so many times its size, and what the settings say beyond it."""
+_SUM: Final = 16
+"""Messages that are not complete count together from one such part of the bound for one."""
+_SUBSCRIPTIONS: Final = 32
+"""What comes of so many of the largest subscriptions, and none of it is complete, is no subscription."""
 _MANY: Final = 500
 """From so many connections on they are looked at less often: a look costs 3 µs for each."""
 
@@ -77,9 +81,12 @@ class Peer:
     is_cut: bool = False
     completed: bool = True
     """It has completed a message since the last look."""
+    completed_at: float = 0.0
+    """When it last had, at a look ..."""
     mark_bytes: int = 0
-    """What had come from it when it last did so; of subscribers, when they were last looked at."""
-    mark_memory: int = 0
+    """... and what had come from it then."""
+    received_bytes: int = 0
+    """What had come from it at the last look."""
     level_bytes: float = 0.0
     """Of subscribers: what came beyond what is allowed each second."""
     behind_since: float | None = None
@@ -133,6 +140,7 @@ class Peers:
         self._ended: list[bytes] = []
         self._doubted_at: float | None = None
         self._looked_at = clock()
+        self._calm_memory = 0
         self._socket = socket
         self.complaints = Complaints(logger)
         self.monitor: Final[Socket | None] = socket.get_monitor_socket(_EVENTS) if bound else None
@@ -260,7 +268,6 @@ class Peers:
         account = self._new_account()
         account.peers = 1
         peer = Peer(descriptor, inode, _address(descriptor), "", account, self._clock())
-        peer.mark_memory = _memory_bytes()
         self._peers[descriptor] = peer
         return peer
 
@@ -356,36 +363,51 @@ class Peers:
         if not self._bound:
             self._forget_dead()
             return
-        memory = _memory_bytes() if self._takes_frames else 0
+        unfinished: dict[Peer, int] = {}
         for peer in self:
             received = None if peer.is_cut else _received_bytes(peer)
             if received is None:
                 if not peer.is_there():
                     self._forget(peer)
-            elif self._takes_frames:
-                self._look_at_message(peer, received, memory)
-            else:
+                continue
+            if size := self._look_at_message(peer, received, now):
+                unfinished[peer] = size
+            if not self._takes_frames:
                 self._look_at_upstream(peer, received, passed_s)
+        if self._takes_frames:
+            self._look_at_memory(unfinished)
 
-    def _look_at_message(self, peer: Peer, received: int, memory: int) -> None:
-        """Of a message that is not complete, bound its size and the memory that it costs."""
+    def _look_at_message(self, peer: Peer, received: int, now: float) -> int:
+        """How much has come of a message that is not complete; its size is bounded here."""
         if peer.completed:
-            peer.completed, peer.mark_bytes, peer.mark_memory = False, received, memory
-            return
+            peer.completed, peer.mark_bytes, peer.completed_at = False, received, now
+            return 0
         size = received - peer.mark_bytes
         limits = self._limits
-        if size <= limits.unfinished_bytes:
+        most = limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes
+        if not self._takes_frames:
+            most = _SUBSCRIPTIONS * limits.subscription_bytes
+        if size > most:
+            self.offend(peer, f"a message of {size} bytes, and no end", reason="size")
+        return size if size > limits.unfinished_bytes // _SUM else 0
+
+    def _look_at_memory(self, unfinished: dict[Peer, int]) -> None:
+        """Bound the memory that messages cost that are not complete: it may be many times their size."""
+        memory = _memory_bytes()
+        if not unfinished:
+            self._calm_memory = memory
             return
-        if size > limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes:
-            self.offend(peer, f"a message of more than {size} bytes, and no end", reason="size")
-        elif memory - peer.mark_memory > _MEMORY_FACTOR * size + limits.unfinished_memory_bytes:
-            self.offend(peer, f"a message of {size} bytes in too many parts, and no end", reason="parts")
+        size = sum(unfinished.values())
+        if memory - self._calm_memory > _MEMORY_FACTOR * size + self._limits.unfinished_memory_bytes:
+            oldest = min(unfinished, key=lambda peer: peer.completed_at)
+            why = f"a message of {unfinished[oldest]} bytes in too many parts, and no end"
+            self.offend(oldest, why, reason="parts")
 
     def _look_at_upstream(self, peer: Peer, received: int, passed_s: float) -> None:
         """Bound what a subscriber sends."""
         allowed = passed_s * self._limits.upstream_bytes_s
-        peer.level_bytes = max(0.0, peer.level_bytes - allowed) + (received - peer.mark_bytes)
-        peer.mark_bytes = received
+        peer.level_bytes = max(0.0, peer.level_bytes - allowed) + (received - peer.received_bytes)
+        peer.received_bytes = received
         if peer.level_bytes > self._limits.upstream_bytes:
             self.offend(peer, f"{peer.level_bytes:.0f} bytes of subscriptions at a time", reason="upstream")
 

@@ -33,6 +33,7 @@ __all__ = [
     "make_sub",
     "make_xpub",
     "make_xsub",
+    "open_server",
     "receive",
     "room_for_connections",
     "secure_client",
@@ -42,6 +43,7 @@ __all__ = [
 Socket: TypeAlias = "zmq.Socket[bytes]"
 
 _RECEIVE_HWM: Final = 64
+_SUBSCRIPTIONS_HWM: Final = 16
 _OTHER_DESCRIPTORS: Final = 48
 _POLLIN: Final = int(zmq.POLLIN)
 """As a number: with the enumeration, asking whether there is something costs 1 µs more."""
@@ -70,6 +72,8 @@ def make_xpub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socke
     socket = _make(context, zmq.XPUB, limits)
     socket.setsockopt(zmq.XPUB_VERBOSER, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.subscription_bytes)
+    # What a peer says is taken in by libzmq for as long as there is some: so few at a time, and the peer has to wait.
+    socket.setsockopt(zmq.RCVHWM, _SUBSCRIPTIONS_HWM)
     # Never to be changed while it lives: see camfabric.common.backlog, which bounds the bytes.
     socket.setsockopt(zmq.SNDHWM, limits.queue_messages)
     # Without it a socket that connects keeps a dead peer's subscriptions and goes on encoding for nobody.
@@ -104,6 +108,14 @@ def secure_server(socket: Socket, pair: KeyPair, domain: str) -> None:
     socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
     # Without it everybody gets in where the handler is not there.
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+
+def open_server(socket: Socket, domain: str) -> None:
+    """Bind without keys, but ask the domain's table all the same: then libzmq refuses versions of ZMTP before 3.
+
+    Messages of these say nothing of their connection, so that no bound holds for it. Before `bind`.
+    """
+    socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
 
 
 def secure_client(socket: Socket, pair: KeyPair, server: bytes) -> None:

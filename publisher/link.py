@@ -19,6 +19,7 @@ from camfabric.common.sockets import (
     Socket,
     bind,
     make_xpub,
+    open_server,
     room_for_connections,
     secure_client,
     secure_server,
@@ -67,6 +68,9 @@ class Link:
             if isinstance(keys, ServerKeys):
                 secure_server(self.socket, keys.pair, _DOMAIN)
                 self._admit()
+            elif bound:
+                open_server(self.socket, _DOMAIN)
+                self._gate.open(_DOMAIN)
             elif keys is not None:
                 secure_client(self.socket, keys.pair, keys.server(0))
             if bound:

@@ -549,6 +549,8 @@ def _raw_peer(endpoint: str) -> socket.socket:
     while len(greeting) < 64:  # with a time limit, MSG_WAITALL does not wait for all
         greeting += (more := peer.recv(64 - len(greeting)))
         assert more
+    size = peer.recv(2)[1]  # nothing may be said before the other side is ready
+    assert len(peer.recv(size)) == size
     return peer
 
 
