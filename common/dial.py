@@ -24,10 +24,7 @@ __all__ = ["Dial"]
 logger = logging.getLogger(__name__)
 
 _EVENTS: Final = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
+    zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 )
 _TWICE: Final = 2
 """A handshake that fails once may have met a broker that was just ending."""

@@ -44,8 +44,11 @@ _MEMORY_FACTOR: Final = 4
 """A message that is not complete may cost so many times its size, and what the settings say beyond it."""
 _SUM: Final = 16
 """Messages that are not complete count together from one such part of the bound for one."""
+_WHOLE_S: Final = 0.2
+"""An honest message is not under way for so long, unless the line is slow."""
+_PATIENCE_S: Final = 1.0
 _SUBSCRIPTIONS: Final = 32
-"""What comes of so many of the largest subscriptions, and none of it is complete, is no subscription."""
+"""As much as so many of the largest subscriptions, and none of it complete for a second, is no subscription."""
 _MANY: Final = 500
 """From so many connections on they are looked at less often: a look costs 3 µs for each."""
 
@@ -375,7 +378,7 @@ class Peers:
             if not self._takes_frames:
                 self._look_at_upstream(peer, received, passed_s)
         if self._takes_frames:
-            self._look_at_memory(unfinished)
+            self._look_at_memory(unfinished, now)
 
     def _look_at_message(self, peer: Peer, received: int, now: float) -> int:
         """How much has come of a message that is not complete; its size is bounded here."""
@@ -386,12 +389,13 @@ class Peers:
         limits = self._limits
         most = limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes
         if not self._takes_frames:
-            most = _SUBSCRIPTIONS * limits.subscription_bytes
+            # Of whole ones it may be that they had to wait until they were read.
+            most = _SUBSCRIPTIONS * limits.subscription_bytes if now - peer.completed_at > _PATIENCE_S else size
         if size > most:
             self.offend(peer, f"a message of {size} bytes, and no end", reason="size")
         return size if size > limits.unfinished_bytes // _SUM else 0
 
-    def _look_at_memory(self, unfinished: dict[Peer, int]) -> None:
+    def _look_at_memory(self, unfinished: dict[Peer, int], now: float) -> None:
         """Bound the memory that messages cost that are not complete: it may be many times their size."""
         memory = _memory_bytes()
         if not unfinished:
@@ -400,8 +404,9 @@ class Peers:
         size = sum(unfinished.values())
         if memory - self._calm_memory > _MEMORY_FACTOR * size + self._limits.unfinished_memory_bytes:
             oldest = min(unfinished, key=lambda peer: peer.completed_at)
-            why = f"a message of {unfinished[oldest]} bytes in too many parts, and no end"
-            self.offend(oldest, why, reason="parts")
+            for peer, bytes_ in unfinished.items():
+                if peer is oldest or now - peer.completed_at > _WHOLE_S:
+                    self.offend(peer, f"a message of {bytes_} bytes in too many parts, and no end", reason="parts")
 
     def _look_at_upstream(self, peer: Peer, received: int, passed_s: float) -> None:
         """Bound what a subscriber sends."""
