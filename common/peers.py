@@ -377,8 +377,7 @@ class Peers:
                 unfinished[peer] = size
             if not self._takes_frames:
                 self._look_at_upstream(peer, received, passed_s)
-        if self._takes_frames:
-            self._look_at_memory(unfinished, now)
+        self._look_at_memory(unfinished, now)
 
     def _look_at_message(self, peer: Peer, received: int, now: float) -> int:
         """How much has come of a message that is not complete; its size is bounded here."""
