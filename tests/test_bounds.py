@@ -43,9 +43,8 @@ from .attacker import (
 _NAMES: Final = ("broker", "lobby", "guard", "mallory")
 _TINY: Final = b"\x01\x00" * 32768
 """Parts of no bytes, and more to come."""
-_GROWTH_BYTES: Final = 150e6
-_PUBLISHERS_GROWTH_BYTES: Final = 200e6
-"""Of a message that may be large: what is sent between two looks comes on top of `unfinished_memory_bytes`."""
+_GROWTH_BYTES: Final = 400e6
+"""Without bounds it is 600 MB to 2 GB in these tests; what comes between two looks depends on the machine."""
 
 
 @pytest.fixture
@@ -211,8 +210,7 @@ def test_a_message_without_an_end_takes_little_memory(
         with plain(endpoint, b"PUB" if place == "publishers" else b"SUB") as evil:
             evil.flood(_TINY)
         eventually(said_so)
-        bound = _PUBLISHERS_GROWTH_BYTES if place == "publishers" else _GROWTH_BYTES
-        assert memory_bytes(pid, peak=True) - before < bound
+        assert memory_bytes(pid, peak=True) - before < _GROWTH_BYTES
 
 
 def _when_there(endpoint: str, eventually: Any) -> Raw:
