@@ -180,9 +180,9 @@ class Broker:
         for outlet in self._ports.outlets:
             if outlet.monitor in ready:
                 outlet.peers.accept()
-            outlet.peers.look()
             if outlet.socket in ready or outlet.audience.has_news:
                 self._demand.hear(outlet)
+            outlet.peers.look()
             if outlet.is_asked:
                 outlet.hand_out(self._forwarding.statuses())
         for inlet in self._ports.inlets:

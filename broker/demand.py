@@ -46,9 +46,9 @@ class Demand:
         cut = outlet.cameras.cut(prefix)
         request = parse_request(prefix) if cut else None
         is_status = topic(STATUS).startswith(prefix) or prefix.startswith(topic(STATUS))
-        if (request or is_status) and not outlet.peers.may_ask(subscription.peer):
+        if request and not outlet.peers.may_ask(subscription.peer):
             return
-        if is_status:
+        if is_status and outlet.peers.may_ask(subscription.peer):
             outlet.ask(prefix)
         if request and request[0] == REPLAY and self._replay(outlet, prefix, request[2], subscription.peer):
             return

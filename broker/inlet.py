@@ -79,8 +79,9 @@ class PublisherInlet:
 
     def sender(self, part: zmq.Frame) -> str:
         """Who has sent a message: one that is believed for the same cameras has the same name."""
-        peer = self.peers.of(part)
-        return self.peers.key(part) if peer is None else peer.key
+        self.peers.of(part)
+        # What the message itself has proved, and not what is known of its connection, which may be another one by now.
+        return self.peers.key(part)
 
     def may_publish(self, sender: str, camera: str) -> bool:
         """Whether the sender is believed for a camera."""

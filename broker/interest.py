@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator
 from typing import Final
 
 __all__ = ["Interest"]
+
+logger = logging.getLogger(__name__)
 
 _MAX: Final = 100_000
 
@@ -27,6 +30,7 @@ class Interest:
             owners.add(owner)
             return False
         if len(self._owners) >= _MAX:
+            logger.error("more than %d subscriptions in all: new ones do not go upstream", _MAX)
             return False
         self._owners[prefix] = {owner}
         self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1

@@ -64,6 +64,7 @@ class Outlet:
             self.socket,
             self.peers,
             is_admitted=lambda key: pair is None or gate.is_admitted(self.domain, key),
+            weigh=lambda prefix: max(len(self.cameras.cut(prefix)), 1),
             limits=limits,
         )
         try:

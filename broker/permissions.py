@@ -11,6 +11,7 @@ from camfabric.common.topics import CHANNELS, CLOCK, STATUS, check_filter, cover
 
 __all__ = ["Cameras"]
 
+_FEW: Final = 4
 _CHANNELS: Final = (*CHANNELS, STATUS)
 
 
@@ -61,12 +62,17 @@ class Cameras:
         return (subscription,)
 
     def _narrowed(self, filter_: str) -> Iterable[str]:
-        """The filters that give what `filter_` gives of these cameras."""
+        """The filters that give what `filter_` gives of these cameras.
+
+        Where they are many it is `filter_` itself: others' clocks are asked as well then, and outlets do not pass on
+        their answers. Otherwise each of thousands of requests would be as many upstream.
+        """
         if not _is_filter(filter_):
             return ()
-        if not filter_ or not self.covers(filter_):
-            return sorted(name for name in self.filters if covers(filter_, name))
-        return (filter_,)
+        if filter_ and self.covers(filter_):
+            return (filter_,)
+        narrower = sorted(name for name in self.filters if covers(filter_, name))
+        return narrower if len(narrower) <= _FEW else (filter_,)
 
     def __bool__(self) -> bool:
         return bool(self.filters)

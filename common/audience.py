@@ -40,15 +40,23 @@ class Audience:
         socket: an XPUB socket.
         peers: its peers.
         is_admitted: whether the owner of a public key (Z85) may be here, asked for each subscription.
+        weigh: how many subscriptions upstream one here is.
     """
 
     def __init__(
-        self, socket: Socket, peers: Peers, *, is_admitted: Callable[[str], bool], limits: Limits = LIMITS
+        self,
+        socket: Socket,
+        peers: Peers,
+        *,
+        is_admitted: Callable[[str], bool],
+        weigh: Callable[[bytes], int] = lambda prefix: 1,
+        limits: Limits = LIMITS,
     ) -> None:
         self.peers: Final = peers
         self.backlog: Final = Backlog(peers, limits=limits)
         self._socket = socket
         self._is_admitted = is_admitted
+        self._weigh = weigh
         self._limits = limits
 
     def hear(self) -> Iterator[Subscription]:
@@ -73,16 +81,17 @@ class Audience:
         peer = self.peers.of(part)
         if peer is None or peer.is_cut:
             return None
-        if not self._is_admitted(peer.key):
+        if not self._is_admitted(self.peers.key(part)):
             self.peers.cut(peer)
             return None
         kind, prefix = data[:1], data[1:]
         if len(parts) != 1 or kind not in (_SUBSCRIBE, _UNSUBSCRIBE):
             self._complain(peer, WireError("no subscription", reason="parts"))
         elif len(prefix) > self._limits.topic_bytes:
-            self._complain(peer, WireError(f"subscription of {len(prefix)} bytes", reason="size"))
+            # libzmq has it already, and forgets it with the connection alone.
+            self.peers.offend(peer, f"a subscription of {len(prefix)} bytes", reason="size")
         elif kind == _SUBSCRIBE:
-            return Subscription(prefix, peer) if self.peers.subscribed(peer, prefix) else None
+            return Subscription(prefix, peer) if self.peers.subscribed(peer, prefix, self._weigh(prefix)) else None
         elif self.peers.unsubscribed(peer, prefix):
             return Subscription(prefix, None)
         return None

@@ -113,7 +113,13 @@ def server_keys(*, key: str | Path | None = None, keys: str | Path | None = None
 
 def _own_of_client(folder: KeyFolder) -> str:
     secrets = folder.secrets()
-    own = [name for name in secrets if name != BROKER] or list(secrets)
+    own = [name for name in secrets if name != BROKER]
+    if secrets and not own:
+        raise ConfigError(
+            f"--keys {shown(folder.path)} has the broker's own secret alone: make one for yourself, by"
+            " camfabric keys new NAME, and say --key NAME",
+            setting="--keys",
+        )
     return _only(own, folder)
 
 

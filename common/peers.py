@@ -63,6 +63,10 @@ class Account:
     """... when it was last filled up."""
     prefixes: Counter[bytes] = field(default_factory=Counter)
     """Its subscriptions, each with the number of its connections that have it."""
+    weights: dict[bytes, int] = field(default_factory=dict)
+    """What each of them counts ..."""
+    weight: int = 0
+    """... and all together."""
     peers: int = 0
 
 
@@ -183,12 +187,7 @@ class Peers:
 
     def lost(self) -> None:
         """A connection has ended, or is just about to: look for it soon."""
-        if self._bound:
-            self._doubted_at = self._doubted_at or self._clock()
-            return
-        # There is but one, and the next one has yet to be made.
-        for peer in self:
-            self._forget(peer)
+        self._doubted_at = self._doubted_at or self._clock()
 
     @property
     def in_doubt(self) -> bool:
@@ -240,8 +239,14 @@ class Peers:
     def _hear(self, descriptor: int, key: str) -> Peer | None:
         """The first message of a connection, which says whose it is."""
         peer = self._add(descriptor)
-        if peer is None or peer.heard:
-            return peer
+        if peer is None:
+            return None
+        if peer.heard:
+            if peer.key == key:
+                return peer
+            # A connection has one key: this, or what came before it, is of an earlier one with the same descriptor.
+            self.cut(peer)
+            return None
         peer.heard = True
         if key:
             self._leave(peer)
@@ -291,16 +296,22 @@ class Peers:
 
     # What they ask for
 
-    def subscribed(self, peer: Peer, prefix: bytes) -> bool:
-        """Count a subscription. Returns whether it is within the bound; if not, the peer is dropped."""
+    def subscribed(self, peer: Peer, prefix: bytes, weight: int = 1) -> bool:
+        """Count a subscription. Returns whether it is within the bound; if not, the peer is dropped.
+
+        `weight` is how many it is where it goes upstream.
+        """
         if prefix in peer.prefixes:
             return True
-        prefixes = peer.account.prefixes
-        if self._bound and prefix not in prefixes and len(prefixes) >= self._limits.subscriptions:
-            self.offend(peer, f"more than {self._limits.subscriptions} subscriptions", reason="subscriptions")
-            return False
+        account = peer.account
+        if prefix not in account.prefixes:
+            if self._bound and account.weight + weight > self._limits.subscriptions:
+                self.offend(peer, f"more than {self._limits.subscriptions} subscriptions", reason="subscriptions")
+                return False
+            account.weights[prefix] = weight
+            account.weight += weight
         peer.prefixes.add(prefix)
-        prefixes[prefix] += 1
+        account.prefixes[prefix] += 1
         self._holders[prefix] += 1
         return True
 
@@ -316,6 +327,8 @@ class Peers:
             count[prefix] -= 1
             if not count[prefix]:
                 del count[prefix]
+        if prefix not in peer.account.prefixes:
+            peer.account.weight -= peer.account.weights.pop(prefix)
         return prefix not in self._holders
 
     def take_ended(self) -> list[bytes]:
@@ -434,6 +447,7 @@ class Peers:
     def admit(self, keys: Iterable[str]) -> None:
         """Say which public keys (Z85) are admitted now. Whoever is not any more is dropped; and who has said nothing
         yet, for nobody knows whose connection that is: it begins anew, and misses nothing."""
+        self.accept()
         admitted = frozenset(keys)
         if not self._admitted <= admitted:
             self.cut_all(peer for peer in self if peer.key not in admitted and not peer.is_cut)

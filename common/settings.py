@@ -77,7 +77,7 @@ class Limits:
     connections: int = 1000
     """Of one endpoint that is bound, those that have not shaken hands yet included."""
     connections_per_key: int = 100
-    subscriptions: int = 4096
+    subscriptions: int = 8192
     """Different ones that one peer may hold: a key, or a connection where there are no keys."""
     replay_requests: int = 2000
     """What a peer may ask for at once, one for each camera under a filter ..."""

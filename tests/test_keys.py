@@ -646,16 +646,16 @@ def test_names_in_a_folder(folder: KeyFolder, tmp_path: Path, monkeypatch: Any) 
 def test_a_folder_alone_for_a_client(folder: KeyFolder) -> None:
     _refused(lambda: client_keys(keys=folder.path), "no secret key", "keys new NAME")
     broker = folder.new(BROKER)
-    _refused(lambda: client_keys(keys=folder.path), "no other public key", "--server-key")
+    _refused(lambda: client_keys(keys=folder.path), "the broker's own secret alone", "keys new NAME")
     a = folder.new("a")
     assert client_keys(keys=folder.path) == ClientKeys(a, (broker.public,))
     b = folder.new("b")
     _refused(lambda: client_keys(keys=folder.path), "a, b", "--key NAME")
     for each in "ab":
         folder.secret_file(each).unlink()
-    _refused(lambda: client_keys(keys=folder.path), "a, b", "--server-key")
+    _refused(lambda: client_keys(keys=folder.path, key=BROKER), "a, b", "--server-key")
     folder.public_file("b").unlink()
-    assert client_keys(keys=folder.path) == ClientKeys(broker, (a.public,))
+    assert client_keys(keys=folder.path, key=BROKER) == ClientKeys(broker, (a.public,))
     assert b.public not in folder.contents().keys.values()
 
 

@@ -378,7 +378,7 @@ _WANTED: Final = [
     b"replay/%b/cam/cctv/lobby/../gate/" % _N, b"replay/%b/cam/cctv/gate/" % _OTHERS_NONCE,
     b"replay/%b/" % _OTHERS_NONCE, b"clock/", b"clock/%b/" % _N, b"clock/%b/cctv/" % _N, b"clock/%b/cctv/gate/" % _N,
     b"clock/%b/" % _OTHERS_NONCE, b"clock/%b/cctv/gate/" % _OTHERS_NONCE, b"\0cam/cctv/gate/", b"\1cam/cctv/gate/",
-    b"cam/cctv/lobby/../gate/", b"cam//cctv/gate/", b"cam/cctv/gate/\xff", b"cam/cctv/\0", b"cam/" + b"a" * 300,
+    b"cam/cctv/lobby/../gate/", b"cam//cctv/gate/", b"cam/cctv/gate/\xff", b"cam/cctv/\0", b"cam/" + b"a" * 200,
 ]  # fmt: skip
 _RAW: Final = [
     [b"\2cam/cctv/gate/"],
