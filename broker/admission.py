@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Final
 
 from camfabric.broker.config import EVERY, BrokerConfig, unknown_keys
@@ -12,6 +11,7 @@ from camfabric.broker.permissions import Cameras
 from camfabric.broker.ports import Ports
 from camfabric.common.keys import ServerKeys
 from camfabric.common.register import Register
+from camfabric.common.stats import Standing
 from camfabric.common.zap import Gate
 
 __all__ = ["Admission"]
@@ -31,7 +31,7 @@ class Admission:
         self._gate = gate
         self._register = None if keys is None else Register(keys)
         self._grants: dict[str, Cameras] = {}
-        self._said: frozenset[str] = frozenset()
+        self._standing = Standing(logger)
 
     def has_changed(self) -> bool:
         """Whether a file in the folder has changed since `apply`."""
@@ -42,7 +42,7 @@ class Admission:
         if self._register is None:
             return
         known = self._register.read()
-        self._warn(unknown_keys(config, known))
+        self._standing.say(unknown_keys(config, known))
         names = self._register.names
         self._gate.know(self._register.all_names)
         self._grants = {key: cameras for key, name in names.items() if (cameras := Cameras(config.may_publish(name)))}
@@ -55,12 +55,6 @@ class Admission:
             table = {key: name for key, name in names.items() if name in admitted or EVERY in admitted}
             self._gate.admit(outlet.domain, table, label=outlet.label)
             outlet.peers.admit(table)
-
-    def _warn(self, problems: Iterable[str]) -> None:
-        problems = frozenset(problems)
-        for problem in sorted(problems - self._said):
-            logger.warning("%s", problem)
-        self._said = problems
 
     def may_publish(self, key: str, camera: str) -> bool:
         """Whether the owner of a public key (Z85) may publish a camera."""

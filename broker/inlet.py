@@ -14,7 +14,7 @@ from camfabric.common.endpoint import Endpoint
 from camfabric.common.keys import KeyPair
 from camfabric.common.peers import Peers
 from camfabric.common.settings import Limits
-from camfabric.common.sockets import Socket, bind, make_xsub, open_server, secure_client, secure_server
+from camfabric.common.sockets import Socket, bind, make_xsub
 from camfabric.common.zap import Gate
 
 __all__ = ["PUBLISHERS", "Inlet", "PublisherInlet", "UpstreamInlet"]
@@ -54,11 +54,7 @@ class PublisherInlet:
             limits=limits,
         )
         try:
-            if pair is not None:
-                secure_server(self.socket, pair, PUBLISHERS)
-            else:
-                open_server(self.socket, PUBLISHERS)
-                gate.open(PUBLISHERS)
+            gate.guard(self.socket, PUBLISHERS, pair)
             self.endpoint: Final = bind(self.socket, endpoint)
         except BaseException:
             self.close()
@@ -79,9 +75,8 @@ class PublisherInlet:
 
     def sender(self, part: zmq.Frame) -> str:
         """Who has sent a message: one that is believed for the same cameras has the same name."""
-        self.peers.of(part)
-        # What the message itself has proved, and not what is known of its connection, which may be another one by now.
-        return self.peers.key(part)
+        peer = self.peers.of(part)
+        return self.peers.key(part) if peer is None else peer.key
 
     def may_publish(self, sender: str, camera: str) -> bool:
         """Whether the sender is believed for a camera."""
@@ -125,11 +120,7 @@ class UpstreamInlet:
         """It leads back to this broker, and is disconnected."""
         self.socket: Final[Socket] = make_xsub(context, limits=limits)
         try:
-            if pair is not None and server is not None:
-                secure_client(self.socket, pair, server)
-            self._dial = Dial(
-                self.socket, config.endpoint, key=pair.name if pair is not None and server is not None else ""
-            )
+            self._dial = Dial(self.socket, config.endpoint, pair=pair, server=server)
         except BaseException:
             self.socket.close(0)
             raise

@@ -14,7 +14,7 @@ from camfabric.common.audience import Audience
 from camfabric.common.keys import KeyPair
 from camfabric.common.peers import Peers
 from camfabric.common.settings import Limits
-from camfabric.common.sockets import Socket, bind, make_xpub, open_server, secure_server
+from camfabric.common.sockets import Socket, bind, make_xpub
 from camfabric.common.topics import STATUS, topic
 from camfabric.common.zap import Gate
 
@@ -68,11 +68,7 @@ class Outlet:
             limits=limits,
         )
         try:
-            if pair is not None:
-                secure_server(self.socket, pair, self.domain)
-            else:
-                open_server(self.socket, self.domain)
-                gate.open(self.domain)
+            gate.guard(self.socket, self.domain, pair)
             self.endpoint: Final = bind(self.socket, config.endpoint)
         except BaseException:
             self.close()

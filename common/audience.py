@@ -81,7 +81,7 @@ class Audience:
         peer = self.peers.of(part)
         if peer is None or peer.is_cut:
             return None
-        if not self._is_admitted(self.peers.key(part)):
+        if not self._is_admitted(peer.key):
             self.peers.cut(peer)
             return None
         kind, prefix = data[:1], data[1:]

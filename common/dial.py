@@ -16,8 +16,9 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from camfabric.common.endpoint import Endpoint
+from camfabric.common.keys import KeyPair
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import Socket, connect, is_readable
+from camfabric.common.sockets import Socket, connect, is_readable, secure_client
 
 __all__ = ["Dial"]
 
@@ -33,6 +34,10 @@ _TWICE: Final = 2
 class Dial:
     """One endpoint that a socket connects to. Used by one thread, which calls `hear` when `monitor` is readable.
 
+    Args:
+        pair: one's own keys, and ...
+        server: ... the public key (Z85) that the other side has to prove; without both, there are none.
+
     Raises:
         EndpointError: it is not an address that one can connect to.
     """
@@ -42,12 +47,13 @@ class Dial:
         socket: Socket,
         endpoint: Endpoint,
         *,
-        key: str = "",
+        pair: KeyPair | None = None,
+        server: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.socket: Final = socket
         self.endpoint: Final = endpoint
-        self._key = key
+        self._key = "" if pair is None or server is None else pair.name
         self._clock = clock
         self._failures = 0
         self._is_made = False
@@ -57,6 +63,8 @@ class Dial:
         """Why there is no connection, as far as that is known, in a few words for a person."""
         self.monitor: Final[Socket] = socket.get_monitor_socket(_EVENTS)
         try:
+            if pair is not None and server is not None:
+                secure_client(socket, pair, server)
             connect(socket, endpoint)
         except BaseException:
             self.close()

@@ -223,7 +223,7 @@ class Peers:
         return str(part.get("User-Id")) if self._keyed else ""
 
     def of(self, part: zmq.Frame) -> Peer | None:
-        """The peer that a message came from; None where it is gone."""
+        """The peer that a message came from, and whose key the message has proved; None where it is gone."""
         try:
             descriptor = int(part.get(zmq.SRCFD))
         except zmq.ZMQError:
@@ -374,8 +374,8 @@ class Peers:
         if passed_s < TIMES.look_s * max(1, len(self._peers) // _MANY):
             return
         self._looked_at = now
-        for account in [key for key, account in self._accounts.items() if not account.peers and self._is_full(account)]:
-            del self._accounts[account]
+        for key in [key for key, account in self._accounts.items() if not account.peers and self._is_full(account)]:
+            del self._accounts[key]
         if not self._bound:
             self._forget_dead()
             return
@@ -399,11 +399,13 @@ class Peers:
             return 0
         size = received - peer.mark_bytes
         limits = self._limits
-        most = limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes
-        if not self._takes_frames:
-            # Of whole ones it may be that they had to wait until they were read.
-            most = _SUBSCRIPTIONS * limits.subscription_bytes if now - peer.completed_at > _PATIENCE_S else size
-        if size > most:
+        if self._takes_frames:
+            is_over = size > limits.payload_bytes + limits.header_bytes + limits.unfinished_bytes
+        else:
+            # Whole ones may have had to wait until they were read.
+            waited_s = now - peer.completed_at
+            is_over = size > _SUBSCRIPTIONS * limits.subscription_bytes and waited_s > _PATIENCE_S
+        if is_over:
             self.offend(peer, f"a message of {size} bytes, and no end", reason="size")
         return size if size > limits.unfinished_bytes // _SUM else 0
 
@@ -450,7 +452,7 @@ class Peers:
         self.accept()
         admitted = frozenset(keys)
         if not self._admitted <= admitted:
-            self.cut_all(peer for peer in self if peer.key not in admitted and not peer.is_cut)
+            self.cut_all(peer for peer in self if peer.key not in admitted)
         self._admitted = admitted
 
     def cut_all(self, peers: Iterable[Peer]) -> int:
@@ -459,6 +461,8 @@ class Peers:
 
     def cut(self, peer: Peer) -> bool:
         """Drop a connection, with what the kernel holds of it. Returns whether it was there."""
+        if peer.is_cut:
+            return False
         peer.is_cut = True  # it is forgotten once it is gone, for more of it may be on its way
         self._ended += [prefix for prefix in list(peer.prefixes) if self.unsubscribed(peer, prefix)]
         with contextlib.suppress(OSError), _connection(peer) as connection:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from camfabric.common.errors import ConfigError
 from camfabric.common.keys import ServerKeys
+from camfabric.common.stats import Standing
 
 __all__ = ["Register"]
 
@@ -19,7 +20,7 @@ class Register:
     def __init__(self, keys: ServerKeys) -> None:
         self._keys = keys
         self._stamp: object = None
-        self._said: frozenset[str] = frozenset()
+        self._standing = Standing(logger)
         self._every_name: frozenset[str] = frozenset()
         self.names: Mapping[str, str] = {}
         """Names by public key (Z85) of those who may be admitted; the server's own is not among them."""
@@ -39,7 +40,7 @@ class Register:
             contents = self._keys.folder.contents()
         except ConfigError as error:
             self._stamp = None
-            self._say([str(error)])
+            self._standing.say([str(error)])
             return self._every_name
         self._stamp = contents.stamp
         self.names = {
@@ -49,13 +50,6 @@ class Register:
         self.all_names = {**self.names, **revoked}
         own = self._keys.pair
         lost = [f"the server's own key {own.name} is revoked: start it anew with another"]
-        self._say([*contents.problems, *(lost if own.public in contents.revoked else ())])
+        self._standing.say([*contents.problems, *(lost if own.public in contents.revoked else ())])
         self._every_name = frozenset(contents.keys)
         return self._every_name
-
-    def _say(self, problems: Iterable[str]) -> None:
-        """Log what is wrong, each line once for as long as it is."""
-        problems = frozenset(problems)
-        for problem in sorted(problems - self._said):
-            logger.warning("%s", problem)
-        self._said = problems

@@ -6,13 +6,13 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from camfabric.common.errors import WireError
 from camfabric.common.settings import TIMES
 
-__all__ = ["Complaints", "Rate"]
+__all__ = ["Complaints", "Rate", "Standing"]
 
 _WINDOW_S: Final = 2.0
 _MAX_PEERS: Final = 1000
@@ -40,6 +40,21 @@ class Rate:
         if len(self._times) == self._times.maxlen:
             return len(self._times) / max(now - self._times[0], 1e-3)
         return len(self._times) / min(max(now - self._started, 0.5), _WINDOW_S)
+
+
+class Standing:
+    """What is wrong for as long as it is: each line is logged once until it has gone away. Used by one thread."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._said: frozenset[str] = frozenset()
+
+    def say(self, problems: Iterable[str]) -> None:
+        """All that is wrong now."""
+        now = frozenset(problems)
+        for problem in sorted(now - self._said):
+            self._logger.warning("%s", problem)
+        self._said = now
 
 
 class Complaints:

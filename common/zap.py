@@ -15,8 +15,9 @@ import zmq
 from zmq.utils import z85
 
 from camfabric.common.errors import WireError
+from camfabric.common.keys import KeyPair
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import Socket
+from camfabric.common.sockets import Socket, is_readable, open_server, secure_server
 from camfabric.common.stats import Complaints
 
 __all__ = ["Gate"]
@@ -60,13 +61,16 @@ class Gate:
         self._tables[domain] = dict(table)
         self._labels[domain] = label
 
-    def open(self, domain: str) -> None:
-        """Let everybody connect to a domain's sockets, without keys."""
-        self._open.add(domain)
+    def guard(self, socket: Socket, domain: str, pair: KeyPair | None) -> None:
+        """Have a socket ask here who may connect: by the domain's table, or everybody where there are no keys.
 
-    def admitted(self, domain: str) -> Mapping[str, str]:
-        """Names by public key (Z85) of a domain."""
-        return self._tables.get(domain, {})
+        Before `bind`.
+        """
+        if pair is not None:
+            secure_server(socket, pair, domain)
+        else:
+            open_server(socket, domain)
+            self._open.add(domain)
 
     def know(self, names: Mapping[str, str]) -> None:
         """The names of all public keys (Z85) that are known, admitted or not, for the log."""
@@ -89,11 +93,9 @@ class Gate:
     def answer(self) -> None:
         """Answer the requests that there are."""
         for _ in range(_BATCH):
-            try:
-                request = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not is_readable(self.socket):
                 return
-            self.socket.send_multipart(self._reply(request))
+            self.socket.send_multipart(self._reply(self.socket.recv_multipart()))
 
     def _reply(self, request: list[bytes]) -> list[bytes]:
         request_id = request[1] if len(request) > 1 else b""

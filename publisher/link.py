@@ -15,15 +15,7 @@ from camfabric.common.keys import ClientKeys, ServerKeys
 from camfabric.common.peers import Peers
 from camfabric.common.register import Register
 from camfabric.common.settings import LIMITS, TIMES
-from camfabric.common.sockets import (
-    Socket,
-    bind,
-    make_xpub,
-    open_server,
-    room_for_connections,
-    secure_client,
-    secure_server,
-)
+from camfabric.common.sockets import Socket, bind, make_xpub, room_for_connections
 from camfabric.common.zap import Gate
 
 __all__ = ["Link"]
@@ -65,18 +57,13 @@ class Link:
             is_admitted=lambda key: self._register is None or self._gate.is_admitted(_DOMAIN, key),
         )
         try:
-            if isinstance(keys, ServerKeys):
-                secure_server(self.socket, keys.pair, _DOMAIN)
-                self._admit()
-            elif bound:
-                open_server(self.socket, _DOMAIN)
-                self._gate.open(_DOMAIN)
-            elif keys is not None:
-                secure_client(self.socket, keys.pair, keys.server(0))
             if bound:
+                self._gate.guard(self.socket, _DOMAIN, None if keys is None else keys.pair)
+                self._admit()
                 self.endpoint = bind(self.socket, address)
             else:
-                self._dial = Dial(self.socket, address, key="" if keys is None else keys.pair.name)
+                server = keys.server(0) if isinstance(keys, ClientKeys) else None
+                self._dial = Dial(self.socket, address, pair=None if keys is None else keys.pair, server=server)
         except BaseException:
             self.close()
             raise

@@ -19,7 +19,7 @@ from camfabric.common.frame import Frame
 from camfabric.common.keys import ClientKeys, client_keys
 from camfabric.common.mailbox import Closed, Mailbox, Mode
 from camfabric.common.settings import BROKER_SUBSCRIBERS
-from camfabric.common.sockets import make_sub, secure_client
+from camfabric.common.sockets import make_sub
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
 from camfabric.subscriber.receiver import Receiver
@@ -107,9 +107,9 @@ class Subscriber:
     def _dial(self, address: Endpoint, place: int, own_keys: ClientKeys | None) -> Dial:
         socket = make_sub(self._context)
         try:
-            if own_keys is not None:
-                secure_client(socket, own_keys.pair, own_keys.server(place))
-            return Dial(socket, address, key="" if own_keys is None else own_keys.pair.name)
+            if own_keys is None:
+                return Dial(socket, address)
+            return Dial(socket, address, pair=own_keys.pair, server=own_keys.server(place))
         except BaseException:
             socket.close(0)
             raise
