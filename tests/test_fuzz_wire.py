@@ -518,19 +518,22 @@ def test_garbage_from_one_endpoint_costs_no_frame_of_another(
     _check_log(caplog)
 
 
+def _published(way: str, start_broker: Any) -> tuple[Publisher, str]:
+    """The honest camera, and where it is subscribed to: at its publisher, or at a broker."""
+    if way == "publisher":
+        publisher = Publisher(_HONEST, bind="tcp://127.0.0.1:*", codec="raw")
+        return publisher, publisher.endpoint
+    broker = start_broker()
+    return Publisher(_HONEST, to=broker.to, codec="raw"), broker.endpoint
+
+
 @pytest.mark.parametrize("way", ["publisher", "broker"])
 def test_garbage_upstream_costs_nobody_a_frame(
     way: str, start_broker: Any, hostile: Any, feed: Any, small: Any, eventually: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.ExitStack() as stack:
-        if way == "publisher":
-            publisher = stack.enter_context(Publisher(_HONEST, bind="tcp://127.0.0.1:*", codec="raw"))
-            endpoint = publisher.endpoint
-        else:
-            broker = start_broker()
-            publisher = stack.enter_context(Publisher(_HONEST, to=broker.to, codec="raw"))
-            endpoint = broker.endpoint
-        feed(publisher, fps=_FPS, make=small)
+        publisher, endpoint = _published(way, start_broker)
+        feed(stack.enter_context(publisher), fps=_FPS, make=small)
         peer = hostile(zmq.XSUB, to=endpoint, seed=3)
         subscriber = stack.enter_context(Subscriber(endpoint, cameras=_HONEST, mode="every", decode=False))
         _watch(subscriber, [peer])
@@ -563,14 +566,8 @@ def test_nobody_can_take_back_what_another_subscribes_to(
     way: str, start_broker: Any, feed: Any, small: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with contextlib.ExitStack() as stack:
-        if way == "publisher":
-            publisher = stack.enter_context(Publisher(_HONEST, bind="tcp://127.0.0.1:*", codec="raw"))
-            endpoint = publisher.endpoint
-        else:
-            broker = start_broker()
-            publisher = stack.enter_context(Publisher(_HONEST, to=broker.to, codec="raw"))
-            endpoint = broker.endpoint
-        feed(publisher, fps=_FPS, make=small)
+        publisher, endpoint = _published(way, start_broker)
+        feed(stack.enter_context(publisher), fps=_FPS, make=small)
         subscriber = stack.enter_context(Subscriber(endpoint, cameras=_HONEST, mode="every", decode=False))
         assert subscriber.read(timeout=10).camera == _HONEST
         peer = stack.enter_context(_raw_peer(endpoint))
