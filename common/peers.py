@@ -20,7 +20,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import zmq
@@ -49,6 +48,7 @@ _WHOLE_S: Final = 0.2
 _PATIENCE_S: Final = 1.0
 _SUBSCRIPTIONS: Final = 32
 """As much as so many of the largest subscriptions, and none of it complete for a second, is no subscription."""
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _NO_PORT: Final = -1
 """Of ipc://."""
 _MANY: Final = 500
@@ -575,6 +575,11 @@ def _received_bytes(peer: Peer) -> int | None:
 def _memory_bytes() -> int:
     """This process's memory; 0 where that cannot be told."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        # Twenty times a second: the plain calls cost 6 µs, `Path.read_bytes` 60.
+        descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
+    try:
+        return int(os.read(descriptor, 256).split()[1]) * _PAGE_BYTES
+    finally:
+        os.close(descriptor)
