@@ -173,13 +173,13 @@ def test_ls_lists_and_top_shows(camfabric: Any, start_broker: Any, feed: Any, ev
         dead = camfabric("ls", "--require-live", "--from", broker.endpoint)
         assert dead.wait() == 1
         assert "not live: drone/1" in dead.err[-1]
-        top = camfabric("top", "--duration", "1.5", "--from", broker.endpoint, env={"COLUMNS": "160"})
+        top = camfabric("top", "--duration", "3", "--from", broker.endpoint, env={"COLUMNS": "160"})
         assert top.wait() == 0
         shown = "\n".join(top.out)
         assert "cctv/lobby" in shown
         assert "live" in shown
         assert "stalled: no picture yet" in shown
-        narrow = camfabric("top", "--duration", "1.5", "--from", broker.endpoint, env={"COLUMNS": "80"})
+        narrow = camfabric("top", "--duration", "3", "--from", broker.endpoint, env={"COLUMNS": "80"})
         assert narrow.wait() == 0
         assert any("cctv/lobby" in line and "live" in line for line in narrow.out)
 
