@@ -1,0 +1,45 @@
+"""Who asks, and which cameras he may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from camfabric.common.topics import covers
+
+__all__ = ["ANYBODY", "Caller", "caller_of", "set_caller"]
+
+_KEY: Final = "camfabric.caller"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has signed in, if that is asked for."""
+
+    user: str | None = None
+    """None where there is no sign-in, or it was by token."""
+    filters: tuple[str, ...] = ("",)
+    """Of the cameras that he may see; "" is every camera."""
+    session: str = ""
+    """His session, where he came by cookie."""
+
+    def sees(self, camera: str) -> bool:
+        """Whether he may see a camera; to him, others do not exist."""
+        return any(covers(filter_, camera) for filter_ in self.filters)
+
+
+ANYBODY: Final = Caller()
+"""Where there is no sign-in."""
+
+
+def set_caller(request: web.Request, caller: Caller) -> None:
+    """Note who asks."""
+    request[_KEY] = caller
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks. There is nobody but where the door let him in: a request that did not pass it is a KeyError."""
+    caller: Caller = request[_KEY]
+    return caller
