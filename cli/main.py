@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from camfabric.cli import broker, demo, keys, ls, publish, subscribe, top, view, web
+from camfabric.cli import broker, demo, keys, ls, publish, snapshot, subscribe, top, view, web
 from camfabric.cli.output import OutputClosed, write_line
 from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
@@ -33,6 +33,7 @@ _COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "publish": publish.publish,
     "broker": broker.broker,
     "subscribe": subscribe.subscribe,
+    "snapshot": snapshot.snapshot,
     "view": view.view,
     "web": web.web,
     "ls": ls.ls,
