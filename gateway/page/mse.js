@@ -27,6 +27,7 @@ export class MsePlayer {
     #codec = null;
     #waiting = []; // [message, bytes]
     #appending = [];
+    #busy = false; // `updating` ends before its event comes
     #number = 0;
     #offsetUs = null; // from the stream's times to those of the element
     #newestUs = 0;
@@ -112,9 +113,10 @@ export class MsePlayer {
                 this.#buffer = this.#source.addSourceBuffer(`video/mp4; codecs="${this.#codec}"`);
                 this.#buffer.onupdateend = () => this.#appended();
             }
-            if (this.#buffer.updating || this.#waiting.length === 0) {
+            if (this.#busy || this.#waiting.length === 0) {
                 return;
             }
+            this.#busy = true;
             this.#appending = this.#waiting.splice(0);
             const parts = this.#appending.flatMap(([, bytes]) => bytes);
             const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
@@ -126,6 +128,7 @@ export class MsePlayer {
     }
 
     #appended() {
+        this.#busy = false;
         this.#appending.splice(0).forEach(([message]) => this.#host.done(message));
         if (this.#stopped || this.#source.readyState !== "open") {
             return;
@@ -133,6 +136,7 @@ export class MsePlayer {
         this.#chase();
         const from = this.#buffer.buffered.length > 0 ? this.#buffer.buffered.start(0) : Infinity;
         if (this.#waiting.length === 0 && from < this.element.currentTime - 2 * KEEP_S) {
+            this.#busy = true;
             this.#buffer.remove(0, this.element.currentTime - KEEP_S);
             return;
         }
