@@ -10,13 +10,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from camfabric.cli.output import write_bytes
-from camfabric.common.errors import CodecError, FabricError
+from camfabric.common.errors import CodecError, ConfigError, FabricError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 
 if TYPE_CHECKING:
     from camfabric.common.mailbox import Mode
 
-__all__ = ["Form", "Sink", "make_sink"]
+__all__ = ["Form", "Sink", "make_sink", "require_nut"]
 
 Form: TypeAlias = Literal["nut", "encoded", "raw"]
 
@@ -37,6 +37,9 @@ _MAX_PIPE_BYTES: Final = 1 << 20
 
 class Sink(Protocol):
     """Writes frames in one form."""
+
+    wants_fps: bool
+    """Whether a reader has to be told the rate."""
 
     def begin(self, frame: Frame, fps: float) -> str:
         """Take in the first frame. Returns how FFmpeg opens what follows."""
@@ -70,6 +73,8 @@ def _rate(fps: float) -> str:
 class _Encoded:
     """The payloads, one behind the other: H.264 and H.265 in Annex B, JPEGs, or pixels of a raw camera."""
 
+    wants_fps = True
+
     def __init__(self) -> None:
         self._shape: object = None
 
@@ -89,6 +94,8 @@ class _Encoded:
 
 class _Raw:
     """Decoded pictures, row by row: (H, W, 3) uint8 BGR, or (H, W) uint8 or uint16."""
+
+    wants_fps = True
 
     def __init__(self) -> None:
         self._shape: object = None
@@ -167,6 +174,8 @@ class _Clock:
 class _Nut:
     """The payloads with their times in FFmpeg's container NUT, which says itself what is in it."""
 
+    wants_fps = False
+
     def __init__(self, mode: Mode) -> None:
         self._clock = _Clock(catches_up=mode == "latest")
         self._container: Any = None
@@ -176,12 +185,8 @@ class _Nut:
     def begin(self, frame: Frame, fps: float) -> str:
         if frame.codec is Codec.RAW:
             raise CodecError(f"{frame.camera} sends raw pixels: use --pipe raw", codec=frame.codec.label)
-        try:
-            import av
-        except ImportError:
-            raise FabricError("--pipe nut needs the extra 'video': pip install 'camfabric[video]'") from None
-        if not hasattr(av.container.OutputContainer, "add_mux_stream"):
-            raise FabricError(f"--pipe nut needs PyAV 17 or newer, this is {av.__version__}: pip install -U av")
+        import av
+
         # No end is ever written: it would be of use only where one can go back.
         self._container = av.open(_Output(), "w", format="nut", options={"flush_packets": "1"})
         self._stream = self._container.add_mux_stream(
@@ -203,6 +208,22 @@ class _Nut:
         packet.is_keyframe = frame.keyframe
         self._last_dts = dts
         self._container.mux(packet)
+
+
+def require_nut() -> None:
+    """Load what writes NUT.
+
+    Raises:
+        ConfigError: PyAV is not there, or too old.
+    """
+    try:
+        import av
+    except ImportError:
+        raise ConfigError(
+            "--pipe nut needs the extra 'video': pip install 'camfabric[video]'", setting="pipe"
+        ) from None
+    if not hasattr(av.container.OutputContainer, "add_mux_stream"):
+        raise ConfigError(f"--pipe nut needs PyAV 17 or newer, this is {av.__version__}", setting="pipe")
 
 
 def make_sink(form: Form, mode: Mode) -> Sink:

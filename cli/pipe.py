@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from camfabric.cli.forms import Form, make_sink
+from camfabric.cli.forms import Form, make_sink, require_nut
 from camfabric.cli.output import OutputClosed
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError, FabricError
@@ -35,11 +35,11 @@ _PATIENCE_S: Final = 0.5
 """How long the frame that is being written may take when this is to end: half a frame is of no use to anybody."""
 
 
-def require_pipe(camera_filters: list[str] | None) -> str:
+def require_pipe(camera_filters: list[str] | None, form: Form) -> str:
     """The one camera that was asked for, where standard output is none that a person looks at.
 
     Raises:
-        ConfigError: it is a terminal, or closed, or what was given is not one camera's name.
+        ConfigError: it is a terminal, or closed, or what was given is not one camera's name, or PyAV is missing.
     """
     if not camera_filters or len(camera_filters) != 1:
         raise ConfigError("--pipe takes one camera: give its name, such as cctv/lobby", setting="--pipe")
@@ -49,6 +49,8 @@ def require_pipe(camera_filters: list[str] | None) -> str:
         raise ConfigError(
             "--pipe: standard output is a terminal; put `| ffplay -` or `> FILE` behind it", setting="--pipe"
         )
+    if form == "nut":
+        require_nut()
     return check_camera(camera_filters[0])
 
 
@@ -175,7 +177,7 @@ class Pipe:
             raise FabricError(f"there is no camera {self._camera}, but {other.camera}: --pipe takes one camera's name")
 
     def _begin(self, frame: Frame) -> None:
-        end = time.monotonic() + _STATUS_S
+        end = time.monotonic() + (_STATUS_S if self._sink.wants_fps else 0.0)
         while (status := self._subscriber.cameras().get(self._camera)) is None and time.monotonic() < end:
             time.sleep(0.01)
         fps = status.fps_in if status is not None and frame.channel == CAM else 0.0

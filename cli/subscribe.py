@@ -83,7 +83,7 @@ def subscribe(
         for given, option in ((json_, "--json"), (save, "--save"), (every, "--every")):
             if given:
                 raise ConfigError(f"--pipe does not go with {option}", setting=option)
-        camera = require_pipe(filters)
+        camera = require_pipe(filters, pipe)
     from camfabric.subscriber import Subscriber
 
     album = _Album(save, keep) if save is not None else None

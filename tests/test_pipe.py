@@ -187,7 +187,7 @@ def test_a_reader_that_goes_is_a_quiet_end(start: Any, start_broker: Any, feed: 
         for process in processes:
             assert process.wait(30) == 0
             assert process.out == ["30000"]
-            assert len(process.err) == 1, process.err
+            assert all(" INFO a: " in line or "packets left out" in line for line in process.err), process.err
 
 
 def test_a_reader_that_goes_while_the_camera_is_silent_ends_it_too(
