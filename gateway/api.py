@@ -6,11 +6,12 @@ import json
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from camfabric.gateway.caller import caller_of
 from camfabric.gateway.hub import HUB
 
-__all__ = ["cameras", "healthz"]
+__all__ = ["cameras", "errors_as_json", "healthz"]
 
 
 async def cameras(request: web.Request) -> web.Response:
@@ -33,3 +34,21 @@ async def healthz(request: web.Request) -> web.Response:
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         headers={"Cache-Control": "no-store"},
     )
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors in one line: as JSON under `/api/`, as text for pictures and elsewhere."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        text = " ".join((error.text or error.reason).split())
+        error.headers["Cache-Control"] = "no-store"
+        if request.path.startswith("/api/") and not request.path.endswith((".jpg", ".mjpeg")):
+            error.text = json.dumps({"error": text.removeprefix(f"{error.status}: ")}, ensure_ascii=False) + "\n"
+            error.content_type = "application/json"
+        else:
+            error.text = text.removeprefix(f"{error.status}: ") + "\n"
+        raise

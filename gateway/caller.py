@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -19,11 +19,13 @@ class Caller:
     """Who has signed in, if that is asked for."""
 
     user: str | None = None
-    """None where there is no sign-in, or it was by token."""
+    """None where there is no sign-in."""
     filters: tuple[str, ...] = ("",)
     """Of the cameras that he may see; "" is every camera."""
-    session: str = ""
-    """His session, where he came by cookie."""
+    proof: bytes = field(default=b"", repr=False)
+    """What he has proved to know: where that changes, he is not let in any more."""
+    session: bytes = field(default=b"", repr=False)
+    """By what his session is found, where he came by cookie."""
 
     def sees(self, camera: str) -> bool:
         """Whether he may see a camera; to him, others do not exist."""

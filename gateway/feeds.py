@@ -11,12 +11,15 @@ from typing import Final
 
 from camfabric.common.frame import Codec, Frame
 from camfabric.common.groups import Groups
+from camfabric.gateway.budget import Budget
 from camfabric.gateway.packet import Listener, Packet, Timeline
 from camfabric.gateway.pictures import Maker, Workshop
 from camfabric.gateway.protocol import Form, StreamKey
-from camfabric.gateway.settings import WEB_TIMES, WebTimes
+from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, WebTimes
 
 __all__ = ["Feed", "Feeds"]
+
+_AGAIN_S: Final = 0.1
 
 
 class Feed:
@@ -32,8 +35,6 @@ class Feed:
         self._listeners: dict[Listener, Form] = {}
         self.newest: Packet | None = None
         """The last frame that came."""
-        self.frames = 0
-        """How many came."""
 
     @property
     def is_watched(self) -> bool:
@@ -41,9 +42,9 @@ class Feed:
         return bool(self._listeners)
 
     @property
-    def made(self) -> int:
-        """Pictures made into JPEG."""
-        return 0 if self._maker is None else self._maker.made
+    def is_catching_up(self) -> bool:
+        """Whether newer pictures than the last one made are about to be made."""
+        return self._maker is not None and self._maker.is_behind
 
     def join(self, listener: Listener, form: Form) -> None:
         """Give a listener all it needs for the newest picture, and what comes from now on."""
@@ -69,7 +70,6 @@ class Feed:
         """Pass a frame on."""
         packet = self._timeline.place(frame)
         self.newest = packet
-        self.frames += 1
         self._groups.keep(
             self._topic, epoch=frame.epoch, seq=frame.seq, keyframe=frame.keyframe, header=b"", payload=packet
         )
@@ -129,6 +129,11 @@ class Feeds:
         self._feeds: dict[StreamKey, Feed] = {}
         self._lingering: dict[StreamKey, asyncio.TimerHandle] = {}
         self._changed: set[str] = set()
+        self._subscribed: dict[str, frozenset[str]] = {}
+        self._starts = Budget(WEB_LIMITS.starts, WEB_LIMITS.starts_s)
+        self._later: asyncio.TimerHandle | None = None
+        self.received = 0
+        """Frames that came, in all."""
 
     def get(self, key: StreamKey) -> Feed | None:
         """A stream's feed, where there is one."""
@@ -162,6 +167,7 @@ class Feeds:
     def take(self, channel: str, frame: Frame) -> None:
         """A frame that came."""
         if (feed := self._feeds.get((channel, frame.camera))) is not None:
+            self.received += 1
             feed.take(frame)
 
     def _drop(self, key: StreamKey) -> None:
@@ -176,12 +182,24 @@ class Feeds:
         self._changed.add(channel)
 
     def _tell(self) -> None:
+        """Subscribe to what is wanted; of what is new, as much as the broker is not bothered by."""
         changed, self._changed = self._changed, set()
         for channel in changed:
-            self._subscribe(channel, [camera for on, camera in self._feeds if on == channel])
+            before = self._subscribed.get(channel, frozenset())
+            wanted = [camera for on, camera in self._feeds if on == channel]
+            now = frozenset(camera for camera in wanted if camera in before or self._starts.spend())
+            if now != before:
+                self._subscribed[channel] = now
+                self._subscribe(channel, now)
+            if len(now) < len(wanted):
+                self._changed.add(channel)
+        if self._changed:
+            self._later = asyncio.get_running_loop().call_later(_AGAIN_S, self._tell)
 
     def close(self) -> None:
         """End all. No listener gets anything after this."""
+        if self._later is not None:
+            self._later.cancel()
         for timer in self._lingering.values():
             timer.cancel()
         for feed in self._feeds.values():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from camfabric.gateway.fabric import Fabric
 from camfabric.gateway.feeds import Feeds
 from camfabric.gateway.pictures import Workshop
 from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, GatewaySettings
-from camfabric.gateway.viewer import Viewer
+from camfabric.gateway.viewer import Counts, Viewer
 
 __all__ = ["HUB", "Hub"]
 
@@ -33,8 +34,13 @@ class Hub:
         self.cameras: Final = Cameras()
         self.feeds: Final = Feeds(self._subscribe, self.workshop)
         self.fabric: Final = Fabric(settings, on_frame=self.feeds.take, on_status=self.cameras.heard)
-        self._viewers: dict[Viewer, Caller] = {}
-        self._others = 0
+        self._guests: dict[asyncio.Task[object], Caller] = {}
+        self._viewers: set[Viewer] = set()
+        self.counts: Final = Counts()
+        self.snapshots = 0
+        """Requests for a snapshot that wait for a picture."""
+        self.served: Final = Counter[str]()
+        """Answers to requests for pictures, by kind: "snapshot", "mjpeg", "stream", and "refused"."""
         self.trouble = ""
         """Why there is no connection to the fabric."""
         self._ticking = asyncio.create_task(self._tick())
@@ -43,26 +49,48 @@ class Hub:
         self.fabric.watch(channel, cameras)
 
     @property
-    def viewers(self) -> list[Viewer]:
+    def viewers(self) -> Collection[Viewer]:
         """Who watches by WebSocket."""
-        return list(self._viewers)
+        return self._viewers
+
+    @property
+    def guests(self) -> int:
+        """Who watches in any way."""
+        return len(self._guests)
 
     def is_full(self) -> bool:
-        """Whether there are as many viewers as there may be."""
-        return len(self._viewers) + self._others >= WEB_LIMITS.viewers
+        """Whether there are as many guests as there may be."""
+        return len(self._guests) >= WEB_LIMITS.viewers
 
     @contextlib.contextmanager
-    def admitted(self, viewer: Viewer, caller: Caller) -> Iterator[None]:
-        """Count a viewer, and keep it up to date."""
-        self._viewers[viewer] = caller
+    def admitted(self, caller: Caller, viewer: Viewer | None = None) -> Iterator[None]:
+        """Count whoever is served by the running task, and keep a viewer up to date."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a handler runs in one)
+        self._guests[task] = caller
+        if viewer is not None:
+            self._viewers.add(viewer)
         try:
             yield
         finally:
-            del self._viewers[viewer]
+            del self._guests[task]
+            if viewer is not None:
+                self._viewers.discard(viewer)
+
+    def end(self, concerns: Callable[[Caller], bool]) -> None:
+        """Cut off whoever is concerned."""
+        for task, caller in list(self._guests.items()):
+            if concerns(caller):
+                task.cancel()
+
+    def callers(self) -> list[Caller]:
+        """Who watches."""
+        return list(self._guests.values())
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         look_for_gone = loop.time() + WEB_TIMES.gone_s
+        speak_at = loop.time() + WEB_TIMES.word_s
         while True:
             await asyncio.sleep(WEB_TIMES.status_s)
             gone: list[str] = []
@@ -71,9 +99,14 @@ class Hub:
                 gone = self.cameras.forget_all_but(self.fabric.known())
             changed = self.cameras.take_changed()
             trouble = self.fabric.trouble()
+            # A page takes a long silence for the end of the connection.
+            is_due = loop.time() >= speak_at
+            if is_due:
+                speak_at = loop.time() + WEB_TIMES.word_s
             for viewer in self._viewers:
-                if changed or gone:
-                    viewer.tell_status(changed, gone)
+                viewer.check_stuck()
+                if changed or gone or is_due:
+                    viewer.tell_status(changed, gone, anyway=is_due)
                 if trouble != self.trouble:
                     viewer.tell_trouble(trouble)
             self.trouble = trouble

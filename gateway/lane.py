@@ -18,17 +18,20 @@ class Lane:
     """Of an intra-coded stream the newest frame waits, of an inter-coded one the packets since a keyframe.
 
     A queue over its bound, in packets, bytes or time, is emptied, and takes packets from the next keyframe on. What is
-    left out is counted on the next one. `ready` is called where something waits.
+    left out is counted on the next one. `ready` is called where something waits, `count_dropped` with how many frames
+    were left out.
     """
 
     def __init__(
         self,
         stream: WatchedStream,
         ready: Callable[[Lane], None],
+        count_dropped: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stream: Final = stream
         self._ready = ready
+        self._count_dropped = count_dropped
         self._clock = clock
         self._queue: deque[tuple[Packet, float]] = deque()
         self._bytes = 0
@@ -36,8 +39,6 @@ class Lane:
         self._broken = True
         self._begun = False
         self._lost = 0
-        self.dropped = 0
-        """Frames that this viewer was too slow for, in all."""
 
     def __bool__(self) -> bool:
         """Whether something waits."""
@@ -75,7 +76,7 @@ class Lane:
 
     def _drop(self) -> None:
         self._lost += len(self._queue)
-        self.dropped += len(self._queue)
+        self._count_dropped(len(self._queue))
         self._queue.clear()
         self._bytes = 0
 

@@ -40,6 +40,8 @@ class Workshop:
     def __init__(self) -> None:
         self.threads: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
         self.complaints: Final = Complaints(logger)
+        self.made = 0
+        """Pictures made, in all."""
 
     async def run(self, work: Callable[[], Any]) -> Any:
         """Do some work in one of the threads."""
@@ -65,7 +67,6 @@ class Maker:
         self._next = 0.0
         self.newest: Packet | None = None
         """The last picture made."""
-        self.made = 0
         self.is_behind = False
         """Whether there are packets that came after the last picture made: a late joiner catches up."""
 
@@ -116,7 +117,7 @@ class Maker:
             return
         frame, self.is_behind = future.result()
         if frame is not None:
-            self.made += 1
+            self._workshop.made += 1
             self.newest = Packet(frame, frame.captured_ns // 1000)
             self._pass_on(self.newest)
         if self.is_behind or self._fresh:

@@ -28,6 +28,10 @@ class WebLimits:
     """What a page may send at once beside acknowledgements of what it was sent ..."""
     messages_s: int = 20
     """... and a second in the long run."""
+    joins: int = 1024
+    """Streams that a page may begin at once ..."""
+    joins_s: int = 200
+    """... and a second in the long run."""
     starts: int = 500
     """Streams that may be begun upstream at once: each costs its broker requests, which it bounds ..."""
     starts_s: int = 20
@@ -57,6 +61,8 @@ class WebTimes:
     """How long a stream that nobody watches any more stays subscribed, so that scrolling does not flap."""
     status_s: float = 0.5
     """Between two messages with what has changed of the cameras."""
+    word_s: float = 5.0
+    """After so long something is said to each page, changed or not."""
     gone_s: float = 10.0
     """Between two looks for names that the fabric has forgotten."""
     heard_s: float = 3.5
@@ -77,6 +83,10 @@ class WebTimes:
     """How long a snapshot waits for a picture ..."""
     snapshot_idle_s: float = 12.0
     """... and of a camera that is opened for it."""
+    placard_s: float = 2.0
+    """Between two times that MJPEG says that there is no picture."""
+    accounts_s: float = 1.0
+    """Between two looks at whether the files of accounts and the certificate have changed."""
     stale_s: float = 3.0
     """A picture that is older is not shown as if it were live."""
 

@@ -18,7 +18,7 @@ from camfabric.gateway.hub import HUB
 from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES
 from camfabric.gateway.viewer import Viewer
 
-__all__ = ["stream"]
+__all__ = ["cut_off", "stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +36,33 @@ async def stream(request: web.Request) -> web.StreamResponse:
     )
     await socket.prepare(request)
     if hub.is_full():
+        hub.served["refused"] += 1
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many viewers")
         return socket
+    hub.served["stream"] += 1
     try:
         await _hear_hello(socket)
-        viewer = Viewer(socket, hub.feeds, hub.cameras, caller.sees, hub.trouble)
+        viewer = Viewer(
+            socket,
+            hub.feeds,
+            hub.cameras,
+            sees=caller.sees,
+            trouble=hub.trouble,
+            cut=lambda: cut_off(request),
+            counts=hub.counts,
+        )
         viewer.say(protocol.hello_text(user=caller.user, server=_SERVER, now_ms=time.time_ns() // 1_000_000))
-        with hub.admitted(viewer, caller):
+        with hub.admitted(caller, viewer):
             await _serve(socket, viewer)
     except WireError as error:
         await _refuse(socket, str(error))
     return socket
+
+
+def cut_off(request: web.Request) -> None:
+    """End a connection at once, whatever is unsent."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _hear_hello(socket: web.WebSocketResponse) -> None:

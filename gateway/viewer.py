@@ -6,18 +6,29 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from camfabric.common.errors import WireError
 from camfabric.gateway import protocol
+from camfabric.gateway.budget import Budget
 from camfabric.gateway.cameras import Cameras
 from camfabric.gateway.feeds import Feeds
 from camfabric.gateway.lane import Lane
 from camfabric.gateway.protocol import WatchedStream
-from camfabric.gateway.settings import WEB_LIMITS
+from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES
 from camfabric.gateway.window import Window
 
-__all__ = ["Socket", "Viewer"]
+__all__ = ["Counts", "Socket", "Viewer"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What all viewers together were sent, and were too slow for."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    dropped: int = 0
 
 
 class Socket(Protocol):
@@ -30,64 +41,47 @@ class Socket(Protocol):
         """Send bytes, likewise."""
 
 
-class Budget:
-    """How often something may be done: so many at once, and so many a second. Used on the event loop."""
-
-    def __init__(self, at_once: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._at_once = at_once
-        self._per_second = per_second
-        self._clock = clock
-        self._left: float = at_once
-        self._counted_at = clock()
-
-    def spend(self) -> bool:
-        """Do it once more, if it may be done."""
-        now = self._clock()
-        self._left = min(self._left + (now - self._counted_at) * self._per_second, self._at_once)
-        self._counted_at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Viewer:
     """Sends to one WebSocket. Streams take turns; texts go first, and are made when they are sent.
 
-    `sees` tells which cameras this viewer may see: others do not exist for it.
+    `sees` tells which cameras this viewer may see: others do not exist for it. `cut` ends the connection at once.
     """
 
     def __init__(
-        self, socket: Socket, feeds: Feeds, cameras: Cameras, sees: Callable[[str], bool], trouble: str
+        self,
+        socket: Socket,
+        feeds: Feeds,
+        cameras: Cameras,
+        *,
+        sees: Callable[[str], bool],
+        trouble: str,
+        cut: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self._socket = socket
         self._feeds = feeds
         self._cameras = cameras
         self._sees = sees
+        self._cut = cut
         self._window = Window()
         self._lanes: dict[int, Lane] = {}
         self._ready: OrderedDict[Lane, None] = OrderedDict()
         self._budget = Budget(WEB_LIMITS.messages, WEB_LIMITS.messages_s)
+        self._joins = Budget(WEB_LIMITS.joins, WEB_LIMITS.joins_s)
         self._wake = asyncio.Event()
         self._texts: list[str] = []
         self._changed: set[str] | None = None
         """Cameras whose status is to be sent; None before all of them were."""
         self._gone: set[str] = set()
+        self._is_word_due = False
         self._trouble: str | None = trouble or None
-        self.sent = 0
-        """Frames sent."""
-        self.progressed_at = time.monotonic()
-        """When the socket last took something, or had nothing to take."""
+        self._counts = counts
+        self._sending_since: float | None = None
 
     @property
     def streams(self) -> int:
         """How many it watches."""
         return len(self._lanes)
-
-    @property
-    def dropped(self) -> int:
-        """Frames of its present streams that it was too slow for."""
-        return sum(lane.dropped for lane in self._lanes.values())
 
     def hear(self, text: str) -> None:
         """Take in a message of the page.
@@ -115,7 +109,9 @@ class Viewer:
             self._leave(lane)
         for number, stream in wanted.items():
             if number not in self._lanes:
-                lane = self._lanes[number] = Lane(stream, self._mark)
+                if not self._joins.spend():
+                    raise WireError("too many streams begun", reason="web")
+                lane = self._lanes[number] = Lane(stream, self._mark, self._count_dropped)
                 self._feeds.join(stream.key, lane, stream.form)
 
     def _leave(self, lane: Lane) -> None:
@@ -123,17 +119,21 @@ class Viewer:
         self._ready.pop(lane, None)
         self._feeds.leave(lane.stream.key, lane)
 
+    def _count_dropped(self, count: int) -> None:
+        self._counts.dropped += count
+
     def _mark(self, lane: Lane) -> None:
         self._ready.setdefault(lane)
         self._wake.set()
 
-    def tell_status(self, changed: Iterable[str], gone: Iterable[str]) -> None:
-        """Some cameras have changed, others are not known any more."""
+    def tell_status(self, changed: Iterable[str], gone: Iterable[str], *, anyway: bool = False) -> None:
+        """Some cameras have changed, others are not known any more; say so `anyway`, also where there are none."""
         if self._changed is None:
             return
+        self._is_word_due = self._is_word_due or anyway
         self._gone.update(camera for camera in gone if self._sees(camera))
         self._changed.update(camera for camera in changed if self._sees(camera))
-        if self._changed or self._gone:
+        if self._changed or self._gone or anyway:
             self._wake.set()
 
     def tell_trouble(self, text: str) -> None:
@@ -152,7 +152,8 @@ class Viewer:
         if self._changed is None:
             self._changed = set()
             return protocol.cameras_text(self._cameras.texts(filter(self._sees, self._cameras.names())))
-        if self._changed or self._gone:
+        if self._changed or self._gone or self._is_word_due:
+            self._is_word_due = False
             changed, self._changed = self._changed, set()
             gone, self._gone = self._gone - changed, set()
             return protocol.status_text(self._cameras.texts(sorted(changed)), sorted(gone))
@@ -195,16 +196,25 @@ class Viewer:
         while True:
             self._wake.clear()
             while True:
-                self.progressed_at = time.monotonic()
+                self._sending_since = time.monotonic()
                 if (text := self._next_text()) is not None:
                     await self._socket.send_str(text)
                 elif (data := self._next_frame()) is not None:
                     self._window.sent(len(data))
-                    self.sent += 1
+                    self._counts.sent += 1
+                    self._counts.sent_bytes += len(data)
                     await self._socket.send_bytes(data)
                 else:
                     break
+            self._sending_since = None
             await self._wake.wait()
+
+    def check_stuck(self) -> None:
+        """Cut the connection where the other side has taken nothing for long."""
+        since = self._sending_since
+        if since is not None and time.monotonic() - since > WEB_TIMES.stuck_s:
+            self._sending_since = None
+            self._cut()
 
     def close(self) -> None:
         """Let all streams go."""
