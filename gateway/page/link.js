@@ -3,7 +3,7 @@
 import { Acks, parse } from "./wire.js";
 
 const FIRST_PAUSE_MS = 300;
-const MOST_PAUSE_MS = 5000;
+const MOST_PAUSE_MS = 2000;
 const ACK_MS = 8;
 const WATCH_MS = 150;
 const SILENCE_MS = 15_000;

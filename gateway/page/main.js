@@ -168,7 +168,6 @@ function enlarge() {
         each.button.tabIndex = name === (big ?? current) ? 0 : -1;
     }
     $("title").textContent = big ?? "";
-    list.inert = false;
     if (big !== null && tile === undefined && hasCameras) {
         toast(`No camera is called ${big}.`);
     }
@@ -210,6 +209,7 @@ function screenOf(tile) {
             tile.show(player, info);
             if (before !== tile.channel && tile.camera === big) {
                 watch();
+                sayBig();
             }
         },
     };
@@ -238,6 +238,18 @@ function tick() {
     }
     sayTrouble(nowMs);
     saySummary(counts);
+    sayBig();
+}
+
+/** What is known of the enlarged camera stands in the bar, and not on its picture. */
+function sayBig() {
+    const tile = tiles.get(big);
+    const facts = tile === undefined ? [] : [tile.note, tile.rate, tile.age, tile.size].map((node) => node.textContent);
+    const text = facts.filter(Boolean).join("  ·  ");
+    if ($("facts").textContent !== text) {
+        $("facts").textContent = text;
+    }
+    $("what").dataset.state = tile?.root.dataset.state ?? "";
 }
 
 function saySummary({ live, bad }) {
@@ -248,7 +260,7 @@ function saySummary({ live, bad }) {
     if (isLinked && tiles.size > 0) {
         parts.push(`${live} live`);
         if (bad > 0) {
-            parts.push(`${bad} not`);
+            parts.push(`${bad} not live`);
         }
     }
     const text = parts.join(" · ");

@@ -3,6 +3,7 @@
 const STALE_MS = 3000;
 const PATIENCE_MS = 800; // a picture that is only just asked for is not missing yet
 const RATE_MS = 3000;
+const RATE_LEAST_MS = 900;
 
 /** Ages as people say them. */
 export function duration(ms) {
@@ -141,7 +142,7 @@ export class Tile {
         write(this.since, since);
         const isLive = state === "live";
         const rate = isLive ? this.#rate(nowMs) : null;
-        write(this.rate, rate === null ? "" : `${rate < 3 ? rate.toFixed(1) : Math.round(rate)} fps`);
+        write(this.rate, rate === null ? "" : `${rate < 2.95 ? rate.toFixed(1) : Math.round(rate)} fps`);
         const old = nowMs - this.#pictureMs;
         const age = isLive && old < 1000 ? this.#ageMs ?? old : old;
         write(this.age, this.#info === null ? "" : isLive ? duration(age) : `${duration(age)} old`);
@@ -178,7 +179,9 @@ export class Tile {
         while (this.#drawn.length > 0 && nowMs - this.#drawn[0] > RATE_MS) {
             this.#drawn.shift();
         }
-        const count = this.#drawn.length;
-        return count < 2 ? null : (count - 1) * 1000 / (this.#drawn.at(-1) - this.#drawn[0]);
+        const [first] = this.#drawn;
+        const spanMs = this.#drawn.at(-1) - first;
+        // What came at once in the beginning is no rate.
+        return nowMs - first < RATE_LEAST_MS || spanMs === 0 ? null : (this.#drawn.length - 1) * 1000 / spanMs;
     }
 }
