@@ -49,6 +49,7 @@ export class Tree extends EventTarget {
             item.setAttribute("role", "treeitem");
             item.tabIndex = -1;
             item.dataset.path = full;
+            this.#items.set(full, item); // before those under it: the order is that of the eye
             const row = document.createElement("div");
             row.className = "row";
             const mark = document.createElement("i");
@@ -70,7 +71,6 @@ export class Tree extends EventTarget {
             if (cameras.includes(name)) {
                 item.dataset.camera = full;
             }
-            this.#items.set(full, item);
             return item;
         });
     }
