@@ -103,7 +103,7 @@ def test_the_channel_fits_the_number_of_tiles(
 
 
 def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is_enlarged(
-    start_broker: Any, eventually: Any, picture: Callable[..., Any]
+    start_broker: Any, eventually: Any, feed: Any, picture: Callable[..., Any]
 ) -> None:
     broker = start_broker()
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is
             for number in range(6)
         ]
         for publisher in publishers:
-            publisher.send(picture(width=640, height=480))
+            feed(publisher, fps=5, make=lambda number: picture(number, width=640, height=480))
         with Watching([broker.endpoint], [], channel="auto", access=_OPEN) as watching:
             seen: dict[str, str] = {}
 
