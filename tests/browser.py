@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["CHROMIUM", "chromium", "have_browser", "picture", "state", "timecode", "wait_for_states"]
+__all__ = [
+    "CHROMIUM",
+    "Tab",
+    "chromium",
+    "have_browser",
+    "picture",
+    "state",
+    "timecode",
+    "wait_for_states",
+    "wait_for_text",
+]
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -46,6 +58,55 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+class Tab:
+    """A tab that can be hidden by another one. Playwright's own pages are visible whatever is before them."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self._answers: dict[int, Any] = {}
+        self._count = 0
+        self._pump = browser.new_page()  # the browser's answers come while one waits in a page of Playwright's
+        self._session = browser.new_browser_cdp_session()
+        self._session.on("Target.receivedMessageFromTarget", self._take)
+        self._context = self._session.send("Target.createBrowserContext")["browserContextId"]
+        self._target = self._create(url)
+        attached = self._session.send("Target.attachToTarget", {"targetId": self._target, "flatten": False})
+        self._id = attached["sessionId"]
+
+    def _create(self, url: str) -> str:
+        created = self._session.send("Target.createTarget", {"url": url, "browserContextId": self._context})
+        return str(created["targetId"])
+
+    def _take(self, event: dict[str, Any]) -> None:
+        answer = json.loads(event["message"])
+        self._answers[answer.get("id", 0)] = answer
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression in the tab."""
+        self._count += 1
+        parameters = {"expression": expression, "returnByValue": True}
+        message = json.dumps({"id": self._count, "method": "Runtime.evaluate", "params": parameters})
+        self._session.send("Target.sendMessageToTarget", {"sessionId": self._id, "message": message})
+        end = time.monotonic() + 10
+        while self._count not in self._answers:
+            assert time.monotonic() < end, f"no answer to {expression}"
+            self._pump.wait_for_timeout(10)
+        return self._answers.pop(self._count)["result"]["result"].get("value")
+
+    def hide(self) -> None:
+        """Open another tab before it."""
+        self._create("about:blank")
+
+    def show(self) -> None:
+        """Bring it to the front."""
+        self._session.send("Target.activateTarget", {"targetId": self._target})
+
+    def close(self) -> None:
+        """Close it and what hides it."""
+        self._session.send("Target.disposeBrowserContext", {"browserContextId": self._context})
+        self._session.detach()
+        self._pump.close()
 
 
 def timecode(page: Any, camera: str) -> tuple[int, int] | None:
@@ -88,4 +149,15 @@ def wait_for_states(page: Any, wanted: str, *cameras: str, within_s: float = 15.
         arg=[wanted, list(cameras)],
         timeout=within_s * 1000,
         polling=50,
+    )
+
+
+def wait_for_text(page: Any, selector: str, text: str) -> None:
+    """Wait until an element has a text in it.
+
+    Raises:
+        playwright.sync_api.TimeoutError: it has not.
+    """
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)", arg=[selector, text]
     )

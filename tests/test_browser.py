@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import pytest
 
-from .browser import chromium, picture, state, timecode, wait_for_states
+from camfabric.publisher.sources.scene import read_timecode
+
+from .browser import Tab, chromium, picture, state, timecode, wait_for_states, wait_for_text
 from .conftest import Process
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -23,6 +30,10 @@ _JPEG: Final = ("cctv/gate", "cctv/lobby", "drone/1")
 _H264: Final = "drone/2"
 _ALL: Final = (*_JPEG, _H264)
 _PORTS: Final = 3
+_MAIN_IS_LIVE: Final = """
+    document.querySelector('.tile.big')?.dataset.state === "live" &&
+    document.querySelector('.tile.big canvas').width === 640
+"""
 
 
 @dataclass
@@ -101,7 +112,7 @@ def open_page(fabric: _Fabric, browser: Any) -> Iterator[Open]:
         page.on("websocket", lambda link: link.on("framesent", lambda data: sent.append(json.loads(data))))
         if script is not None:
             page.add_init_script(script)
-        _wait_for_gateway(page, fabric)
+        _until(page, lambda: _is_there(page, fabric.url), within_s=20)
         page.goto(fabric.url + address)
         if live:
             wait_for_states(page, "live", *_ALL)
@@ -111,18 +122,6 @@ def open_page(fabric: _Fabric, browser: Any) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert errors == []
-
-
-def _wait_for_gateway(page: Any, fabric: _Fabric) -> None:
-    end = time.monotonic() + 20
-    while True:
-        try:
-            page.request.get(fabric.url + "api/cameras", timeout=1000)
-        except Exception:  # noqa: BLE001  (it is still starting)
-            assert time.monotonic() < end, fabric.running["gateway"].err
-            page.wait_for_timeout(50)
-        else:
-            return
 
 
 def _statuses(page: Any, fabric: _Fabric) -> dict[str, Any]:
@@ -172,11 +171,11 @@ def test_four_cameras_are_live_and_their_clocks_move(open_page: Open) -> None:
     for camera in _ALL:
         _clock_moves(page, camera)
         tile = page.locator(f".tile[data-camera='{camera}']")
-        _until(page, lambda tile=tile: "fps" in tile.inner_text())
-        assert "320×180" in tile.inner_text()
+        wait_for_text(page, f".tile[data-camera='{camera}'] .rate", " fps")
+        assert "320\u00d7180" in tile.inner_text()
         assert tile.get_by_role("button", name=f"{camera}, live").is_visible()
         # The nearest text is no secret from a screen reader either.
-        assert "320×180" in page.locator(f"#facts-{camera.replace('/', chr(92) + '/')}").inner_text()
+        assert "320\u00d7180" in page.locator(f"#facts-{camera.replace('/', chr(92) + '/')}").inner_text()
     assert _watched(page) == [("low", camera) for camera in sorted(_ALL)]
     assert page.locator("#summary").inner_text() == "4 live"
 
@@ -200,7 +199,7 @@ def test_an_enlarged_camera_is_its_main_stream_and_never_without_a_picture(open_
     _clock_moves(page, "cctv/lobby")
     assert page.evaluate("gaps") == []
     _until(page, lambda: _statuses(page, fabric)["cctv/lobby"]["watched"])
-    assert "640×360" in _until(page, lambda: page.locator("#facts").inner_text())
+    assert "640\u00d7360" in _until(page, lambda: page.locator("#facts").inner_text())
     assert page.url.endswith("#camera=cctv/lobby")
     page.go_back()
     _until(page, lambda: _watched(page) == [("low", camera) for camera in sorted(_ALL)])
@@ -292,20 +291,19 @@ def test_a_phone_shows_all_and_watches_what_is_on_its_screen(open_page: Open) ->
     _until(page, lambda: page.locator("#title").inner_text() == "drone/1")
 
 
-def test_a_hidden_tab_stops_the_flow(open_page: Open, fabric: _Fabric) -> None:
-    page = open_page("#camera=cctv/gate", live=False)
-    _until(page, lambda: _statuses(page, fabric)["cctv/gate"]["watched"])
-    devtools = page.context.new_cdp_session(page)
-    devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": False})  # Playwright keeps all pages visible
-    window = devtools.send("Browser.getWindowForTarget")["windowId"]
-    devtools.send("Browser.setWindowBounds", {"windowId": window, "bounds": {"windowState": "minimized"}})
-    _until(page, lambda: page.evaluate("document.hidden"))
-    _until(page, lambda: not _statuses(page, fabric)["cctv/gate"]["watched"])
-    assert _watched(page) == []
-    assert state(page, "cctv/gate") != "live" or _until(page, lambda: state(page, "cctv/gate") != "live")
-    devtools.send("Browser.setWindowBounds", {"windowId": window, "bounds": {"windowState": "normal"}})
-    wait_for_states(page, "live", "cctv/gate")
-    _clock_moves(page, "cctv/gate")
+def test_a_hidden_tab_stops_the_flow(browser: Any, open_page: Open, fabric: _Fabric) -> None:
+    page = open_page("#filter=cctv/lobby", live=False)  # it asks the gateway, and has the events going on
+
+    def is_watched() -> bool:
+        return bool(_statuses(page, fabric)["cctv/gate"]["watched"])
+
+    with contextlib.closing(Tab(browser, fabric.url + "#camera=cctv/gate")) as tab:
+        _until(page, lambda: tab.evaluate(_MAIN_IS_LIVE) and is_watched())
+        tab.hide()
+        _until(page, lambda: tab.evaluate("document.hidden") and not is_watched())
+        _until(page, lambda: tab.evaluate("document.querySelector('.tile.big').dataset.state") == "resting")
+        tab.show()
+        _until(page, lambda: tab.evaluate(_MAIN_IS_LIVE) and is_watched())
 
 
 # Decoders
@@ -319,7 +317,8 @@ _FAILING: Final = """
     const decode = VideoDecoder.prototype.decode;
     VideoDecoder.prototype.decode = function (chunk) {
         left -= 1;
-        const broken = new EncodedVideoChunk({ type: chunk.type, timestamp: 0, data: new Uint8Array(chunk.byteLength) });
+        const data = new Uint8Array(chunk.byteLength);
+        const broken = new EncodedVideoChunk({ type: chunk.type, timestamp: 0, data });
         return decode.call(this, left > 0 ? chunk : broken);
     };
 """
@@ -363,16 +362,77 @@ def test_a_late_viewer_of_h264_does_not_wait_for_a_keyframe(open_page: Open, fab
         if isinstance(data, bytes) and struct.unpack_from("<H", data, 6)[0] == _SIZE[0]:
             flags.append(data[2] & 1)
 
+    late = open_page(f"#camera={_H264}", live=False)
+    late.on("websocket", lambda link: link.on("framereceived", take))
     for _ in range(3):
         flags.clear()
-        page = open_page(f"#camera={_H264}", live=False)
-        page.on("websocket", lambda link: link.on("framereceived", take))
-        page.reload()
-        _until(page, lambda: picture(page, _H264).get("width") == _SIZE[0])
-        wait_for_states(page, "live", _H264)
+        late.reload()
+        _until(late, lambda: picture(late, _H264).get("width") == _SIZE[0])
+        wait_for_states(late, "live", _H264)
         if sum(flags) == 1 and len(flags) > 1:
             return  # of one group, and it did not begin with the viewer
     pytest.fail(f"each time a new keyframe was there: {flags}")
+
+
+# Snapshots, and who may see what
+
+
+def test_a_snapshot_is_the_camera_s_own_picture(open_page: Open, tmp_path: Path) -> None:
+    page = open_page()
+    for camera in ("cctv/gate", _H264):
+        page.locator(f".tile[data-camera='{camera}'] button").focus()
+        with page.expect_download() as download:
+            page.keyboard.press("s")
+        name = download.value.suggested_filename
+        assert re.fullmatch(camera.replace("/", "-") + r" \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\.jpg", name)
+        download.value.save_as(tmp_path / name)
+        image = cv2.imread(str(tmp_path / name))
+        assert image is not None
+        assert image.shape == (_SIZE[1], _SIZE[0], 3)
+        assert abs(read_timecode(image)[0] / 1000 - time.time()) < 10
+
+
+def test_one_signs_in_and_sees_ones_own_cameras(
+    camfabric: Any, free_port: Any, fabric: _Fabric, browser: Any, tmp_path: Path
+) -> None:
+    passwords = tmp_path / "passwords"
+    made = subprocess.run(
+        [sys.executable, "-m", "camfabric.cli", "password", "anna", "--cameras", "drone/1,drone/2"],
+        input="correct horse battery\n", text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    passwords.touch(0o600)
+    passwords.write_text(made.stdout)
+    url = f"http://127.0.0.1:{free_port()}/"
+    subscribers = f"tcp://127.0.0.1:{fabric.ports[1]}"
+    camfabric("web", "--from", subscribers, "--listen", url[7:-1], "--password-file", str(passwords))
+    context = browser.new_context()
+    with contextlib.closing(context):
+        page = context.new_page()
+        _until(page, lambda: _is_there(page, url))
+        page.goto(url + "#camera=drone/1")
+        assert page.url.startswith(url + "sign-in")
+        page.get_by_label("Name").fill("anna")
+        page.get_by_label("Password").fill("wrong")
+        page.keyboard.press("Enter")
+        wait_for_text(page, "[role=alert]", "the name or the password is wrong")
+        page.get_by_label("Password").fill("correct horse battery")
+        page.get_by_role("button", name="Sign in").click()
+        wait_for_states(page, "live", "drone/1")
+        page.keyboard.press("Escape")
+        wait_for_states(page, "live", "drone/1", "drone/2")
+        assert _shown(page) == ["drone/1", "drone/2"]
+        assert page.locator("#user").inner_text() == "anna"
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url(url + "sign-in*")
+        page.goto(url)
+        assert page.url.startswith(url + "sign-in")
+
+
+def _is_there(page: Any, url: str) -> bool:
+    try:
+        return bool(page.request.get(url + "sign-in", timeout=1000).ok)
+    except Exception:  # it is still starting
+        return False
 
 
 # What goes wrong

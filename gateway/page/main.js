@@ -544,6 +544,16 @@ list.addEventListener("touchend", ({ changedTouches: [end] }) => {
     }
 }, { passive: true });
 
+// A form's own POST has no origin where no referrer is sent; this one has.
+$("sign-out").onsubmit = async (event) => {
+    event.preventDefault();
+    try {
+        await fetch($("sign-out").action, { method: "POST" });
+        location.assign(new URL("sign-in", document.baseURI));
+    } catch {
+        toast("Not signed out: no connection to the gateway");
+    }
+};
 $("back").onclick = close;
 $("previous").onclick = () => move(-1);
 $("next").onclick = () => move(1);
