@@ -130,18 +130,27 @@ function arrange() {
         }
     }
     const shown = big !== null && tiles.has(big) && !left.has(big) ? [...names, big] : names;
+    const fresh = [];
     shown.forEach((name, at) => {
-        const { root } = tiles.get(name);
-        if (list.children[at] !== root) {
-            list.insertBefore(root, list.children[at] ?? null);
-            onScreen.observe(root);
+        const tile = tiles.get(name);
+        if (list.children[at] !== tile.root) {
+            if (!tile.root.isConnected) {
+                fresh.push(tile);
+            }
+            list.insertBefore(tile.root, list.children[at] ?? null);
+            onScreen.observe(tile.root);
         }
     });
     if (!names.includes(current)) {
         current = names[0] ?? null;
     }
-    enlarge();
     fit();
+    const place = wall.getBoundingClientRect();
+    for (const tile of fresh) { // without waiting for the observer
+        const { top, bottom } = tile.root.getBoundingClientRect();
+        tile.isVisible = top < place.bottom && bottom > place.top;
+    }
+    enlarge();
     sayEmpty();
     tree.select(big ?? filter.replace(/\/+$/, ""));
 }
@@ -183,31 +192,37 @@ function watch() {
         if (!isWanted) {
             continue;
         }
-        if (name !== big || (tile.status.low && !hasMain(name, tile))) {
-            // Until the first large picture is there, the small one goes on.
-            streams.push({ camera: name, channel: tile.status.low ? "low" : "cam", screen: tile.screen ??= screenOf(tile) });
+        const screen = tile.screen ??= screenOf(tile);
+        // Until the first large picture is there, the small one goes on.
+        if (tile.status.low && !(isLarge(name) && hasMain(tile))) {
+            streams.push({ camera: name, channel: "low", screen });
         }
-        if (name === big) {
-            streams.push({ camera: name, channel: "cam", screen: tile.screen ??= screenOf(tile) });
+        if (!tile.status.low || isLarge(name)) {
+            streams.push({ camera: name, channel: "cam", screen });
         }
     }
     feeds.want(streams);
 }
 
-/** Whether the enlarged camera's main picture can be seen. */
-function hasMain(name, tile) {
-    return tile.channel === "cam" && feeds.has(name, "cam");
+/** Enlarged, or alone on the wall, which comes to the same. */
+function isLarge(name) {
+    return name === big || names.length === 1;
+}
+
+/** Whether the main picture can be seen, and goes on. */
+function hasMain(tile) {
+    return tile.channel === "cam" && feeds.has(tile.camera, "cam");
 }
 
 function screenOf(tile) {
     return {
         show(player, info) {
             const before = tile.channel;
-            if (info.channel === "low" && before === "cam" && tile.camera === big && feeds.has(big, "cam") && tile.shown !== player) {
+            if (info.channel === "low" && isLarge(tile.camera) && hasMain(tile)) {
                 return; // the main picture was quicker
             }
             tile.show(player, info);
-            if (before !== tile.channel && tile.camera === big) {
+            if (before !== tile.channel && isLarge(tile.camera)) {
                 watch();
                 sayBig();
             }
