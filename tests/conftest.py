@@ -28,7 +28,7 @@ from camfabric.common.codecs.annexb import is_disposable, parameter_sets, sub_la
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Codec, Frame
 
-from .browser import have_browser
+from .browser import chromium, have_browser
 
 _GST_CHECK = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 _MISSING: dict[str, str] = {}
@@ -258,6 +258,14 @@ def picture() -> Callable[..., Any]:
         return image
 
     return make
+
+
+# Not for the whole session: while it is there, its thread has a running event loop, and other tests need one of theirs.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: Playwright's `Browser`."""
+    with chromium() as browser:
+        yield browser
 
 
 class Feeder:

@@ -20,7 +20,7 @@ import pytest
 
 from camfabric.publisher.sources.scene import read_timecode
 
-from .browser import Tab, chromium, picture, state, timecode, wait_for_states, wait_for_text
+from .browser import Tab, picture, state, timecode, wait_for_states, wait_for_text
 from .conftest import Process
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -83,14 +83,6 @@ def fabric() -> Iterator[_Fabric]:
     finally:
         for name in list(fabric.running):
             fabric.kill(name)
-
-
-# Not for the whole session: while it is there, the thread has a running event loop, which other tests need to have not.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium."""
-    with chromium() as browser:
-        yield browser
 
 
 Open = Callable[..., Any]
