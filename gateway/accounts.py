@@ -92,6 +92,8 @@ def make_line(name: str, password: str, filters: Iterable[str] = ()) -> str:
     """
     if not password:
         raise ConfigError("the password is empty", setting="password")
+    if "\0" in password:
+        raise ConfigError("the password has a zero byte", setting="password")
     if len(password.encode()) > _MAX_PASSWORD_BYTES:
         raise ConfigError(f"the password has more than {_MAX_PASSWORD_BYTES} bytes", setting="password")
     salt = secrets.token_bytes(_SALT_BYTES)
@@ -128,7 +130,8 @@ def verify(account: Account | None, password: str) -> bool:
     if len(password) > _MAX_PASSWORD_BYTES:
         return False
     is_equal = hmac.compare_digest(_digest(password, hash_), hash_.digest)
-    return is_equal and account is not None
+    # HMAC takes a key with zeros behind it for the key without: it is another password all the same.
+    return is_equal and account is not None and "\0" not in password
 
 
 def parse_accounts(text: str) -> tuple[dict[str, Account], list[str]]:

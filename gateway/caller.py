@@ -11,8 +11,6 @@ from camfabric.common.topics import covers
 
 __all__ = ["ANYBODY", "Caller", "caller_of", "set_caller"]
 
-_KEY: Final = "camfabric.caller"
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -36,6 +34,9 @@ ANYBODY: Final = Caller()
 """Where there is no sign-in."""
 
 
+_KEY: Final = web.RequestKey("caller", Caller)
+
+
 def set_caller(request: web.Request, caller: Caller) -> None:
     """Note who asks."""
     request[_KEY] = caller
@@ -43,5 +44,4 @@ def set_caller(request: web.Request, caller: Caller) -> None:
 
 def caller_of(request: web.Request) -> Caller:
     """Who asks. There is nobody but where the door let him in: a request that did not pass it is a KeyError."""
-    caller: Caller = request[_KEY]
-    return caller
+    return request[_KEY]

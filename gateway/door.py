@@ -51,6 +51,14 @@ def _host_of(request: web.Request) -> str:
         return ""
 
 
+def _netloc_of(origin: str) -> str:
+    """The host and port of an origin; "null" for none, which is no host."""
+    try:
+        return urlsplit(origin).netloc.lower() or "null"
+    except ValueError:
+        return "null"
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -116,7 +124,7 @@ class Door:
         if origin is None:
             if request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
                 return  # no browser
-        elif urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower():
+        elif _netloc_of(origin) == request.headers.get("Host", "").lower():
             return
         raise web.HTTPForbidden(text="the request comes from a page of another origin\n")
 

@@ -54,6 +54,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
         viewer.say(protocol.hello_text(user=caller.user, server=_SERVER, now_ms=time.time_ns() // 1_000_000))
         with hub.admitted(caller, viewer):
             await _serve(socket, viewer)
+        if viewer.is_sending:
+            cut_off(request)  # what it has not taken would be kept for as long as its machine lives
     except WireError as error:
         await _refuse(socket, str(error))
     return socket
@@ -100,8 +102,7 @@ async def _serve(socket: web.WebSocketResponse, viewer: Viewer) -> None:
     finally:
         viewer.close()
         sending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sending
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def _send(viewer: Viewer) -> None:

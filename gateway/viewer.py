@@ -209,6 +209,11 @@ class Viewer:
             self._sending_since = None
             await self._wake.wait()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether something waits for the other side to take it."""
+        return self._sending_since is not None
+
     def check_stuck(self) -> None:
         """Cut the connection where the other side has taken nothing for long."""
         since = self._sending_since

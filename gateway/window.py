@@ -1,8 +1,9 @@
 """How much may be on its way to a viewer: as much as its link and its browser deal with at once, and no more.
 
 What is sent and not acknowledged waits somewhere: in sockets, on the way, or in the page. So the time to the
-acknowledgement is watched: where it grows beyond the shortest one seen, less is sent, and what is not sent is replaced
-by what is newer. That is congestion control by delay, as in LEDBAT (RFC 6817).
+acknowledgement is watched: where it grows beyond the shortest one seen, no more is sent than is dealt with in that
+time, and what is not sent is replaced by what is newer. That is congestion control by delay, as in LEDBAT (RFC 6817),
+with the rate of delivery as its measure, as in BBR.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from camfabric.gateway.settings import WEB_LIMITS, WebLimits
@@ -18,9 +20,17 @@ __all__ = ["Window"]
 
 _TARGET_S: Final = 0.1
 """How much later than the shortest time an acknowledgement may come."""
-_MEMORY_S: Final = 10.0
+_MEMORY_S: Final = 30.0
 """The shortest time is that of the last one or two such periods: ways change."""
-_SHRINK: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    n: int
+    size: int
+    at: float
+    delivered_bytes: int
+    """What was acknowledged by then, in all."""
 
 
 class Window:
@@ -29,10 +39,10 @@ class Window:
     def __init__(self, *, limits: WebLimits = WEB_LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._pending: deque[tuple[int, int, float]] = deque()
+        self._pending: deque[_Sent] = deque()
         self._bytes = 0
+        self._delivered_bytes = 0
         self._was_full = False
-        self._shrunk_at = float("-inf")
         self._shortest = (float("inf"), float("inf"))
         self._period_end = float("-inf")
         self.allowed_bytes = limits.window_first_bytes
@@ -60,33 +70,36 @@ class Window:
     def sent(self, size: int) -> None:
         """Note that the next message was sent."""
         self.last_n += 1
-        self._pending.append((self.last_n, size, self._clock()))
+        self._pending.append(_Sent(self.last_n, size, self._clock(), self._delivered_bytes))
         self._bytes += size
 
     def acknowledged(self, n: int) -> bool:
         """Take in that messages up to `n` were dealt with. Returns whether that was news."""
-        now, size, sent_at = self._clock(), 0, None
-        while self._pending and self._pending[0][0] <= n:
-            _, of_one, sent_at = self._pending.popleft()
-            size += of_one
-        if sent_at is None:
+        newest: _Sent | None = None
+        before = self._bytes
+        while self._pending and self._pending[0].n <= n:
+            newest = self._pending.popleft()
+            self._bytes -= newest.size
+        if newest is None:
             return False
-        self._bytes -= size
-        self._adapt(now, now - sent_at, size)
+        self._delivered_bytes += before - self._bytes
+        self._adapt(newest, before - self._bytes)
         return True
 
-    def _adapt(self, now: float, took_s: float, size: int) -> None:
+    def _adapt(self, newest: _Sent, size: int) -> None:
+        now = self._clock()
+        took_s = max(now - newest.at, 1e-6)
         recent, before = self._shortest
         if now >= self._period_end:
             recent, before = float("inf"), recent
             self._period_end = now + _MEMORY_S
         self._shortest = recent, before = min(recent, took_s), before
-        late_s = took_s - min(recent, before)
+        shortest_s = min(recent, before)
+        late_s = took_s - shortest_s
         if late_s > _TARGET_S:
-            # Once for each round trip: the acknowledgements of what is on its way already say the same again.
-            if now - self._shrunk_at > took_s:
-                self._shrunk_at = now
-                self.allowed_bytes = max(int(self.allowed_bytes * _SHRINK), self._limits.window_least_bytes)
+            bytes_s = (self._delivered_bytes - newest.delivered_bytes) / took_s
+            least = self._limits.window_least_bytes
+            self.allowed_bytes = min(max(int(bytes_s * (shortest_s + _TARGET_S)), least), self.allowed_bytes)
         elif self._was_full:
             grown = self.allowed_bytes + int(size * (1 - late_s / _TARGET_S))
             self.allowed_bytes = min(grown, self._limits.window_bytes)
