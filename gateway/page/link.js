@@ -44,7 +44,7 @@ export class Link extends EventTarget {
         }
     }
 
-    /** The streams wanted from now on; they are asked for again after a reconnection. */
+    /** The streams wanted from now on, on this connection. */
     watch(streams) {
         const wanted = JSON.stringify(streams);
         if (wanted !== this.#watched) {
@@ -70,9 +70,9 @@ export class Link extends EventTarget {
             this.#acks = new Acks();
             this.#heardMs = performance.now();
             socket.send(JSON.stringify({ type: "hello", v: 1 }));
-            if (this.#watched !== "[]") {
-                this.#sendWatch();
-            }
+            // Nothing is watched on a new connection, and who hears "open" asks at once.
+            this.#watched = "[]";
+            this.#askedMs = -Infinity;
             this.#tell("open");
         };
         socket.onmessage = ({ data }) => this.#take(data);

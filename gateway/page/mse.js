@@ -11,7 +11,7 @@ const REORDER_US = 500_000; // and, with B-frames, lie before presentation times
 const GAP_US = 1_500_000;
 const TARGET_S = 0.03;
 const SEEK_S = 1.5;
-const KEEP_S = 20;
+const KEEP_S = 5;
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
@@ -33,6 +33,7 @@ export class MsePlayer {
     #newestUs = 0;
     #decodeUs = 0;
     #shown = new Map(); // messages by presentation time in the element
+    #keyframes = []; // their presentation times in seconds
     #stopped = false;
 
     constructor(host) {
@@ -98,6 +99,9 @@ export class MsePlayer {
         this.#newestUs = Math.max(this.#newestUs, presentationUs);
         this.#shown.set(presentationUs, message);
         this.#number += 1;
+        if (message.keyframe) {
+            this.#keyframes.push(presentationUs / 1e6);
+        }
         parts.push(fragment(message, {
             number: this.#number, decodeUs: this.#decodeUs, presentationUs, durationUs: DURATION_US,
         }));
@@ -134,13 +138,22 @@ export class MsePlayer {
             return;
         }
         this.#chase();
-        const from = this.#buffer.buffered.length > 0 ? this.#buffer.buffered.start(0) : Infinity;
-        if (this.#waiting.length === 0 && from < this.element.currentTime - 2 * KEEP_S) {
-            this.#busy = true;
-            this.#buffer.remove(0, this.element.currentTime - KEEP_S);
-            return;
+        if (!this.#forget()) {
+            this.#append();
         }
-        this.#append();
+    }
+
+    /** Give back the memory of what was shown long ago; whether that is under way. */
+    #forget() {
+        // Up to a keyframe: what is taken out goes on to the next one, and might take the picture that is shown.
+        const old = this.#keyframes.findLastIndex((at) => at < this.element.currentTime - KEEP_S);
+        if (old < 1) {
+            return false;
+        }
+        this.#busy = true;
+        this.#buffer.remove(0, this.#keyframes[old]);
+        this.#keyframes.splice(0, old);
+        return true;
     }
 
     /** Play a little faster or slower, so that what is shown is the newest; jump where it is far away. */

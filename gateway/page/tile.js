@@ -59,7 +59,11 @@ export class Tile {
         this.button.tabIndex = -1;
         const caption = element("div", "caption", root);
         element("i", "dot", caption);
-        write(element("b", "name", caption), camera);
+        const name = element("span", "name", caption);
+        const leaf = camera.lastIndexOf("/") + 1;
+        write(element("bdi", "", element("span", "path", name)), camera.slice(0, leaf));
+        write(element("b", "leaf", name), camera.slice(leaf));
+        name.title = camera;
         const facts = element("span", "facts", caption);
         facts.id = `facts-${camera}`;
         [this.rate, this.age, this.size] = ["rate", "age", "size"].map((name) => element("span", name, facts));
