@@ -514,6 +514,8 @@ addEventListener("keydown", (event) => {
     if (act !== undefined) {
         event.preventDefault();
         act();
+    } else if (event.key === "Enter" && event.target === document.body && current !== null) {
+        open(current);
     }
 });
 
