@@ -86,22 +86,23 @@ def test_it_opens_its_page_in_a_browser(
 def test_without_a_window_it_opens_none_and_says_where_the_page_is(
     camfabric: Any, tmp_path: Path, browser: Callable[[], list[str]]
 ) -> None:
-    demo = camfabric("demo", "--no-window", "--duration", "5", env={"BROWSER": str(tmp_path / "browser")})
+    demo = camfabric("demo", "--no-window", "--duration", "8", env={"BROWSER": str(tmp_path / "browser")})
     assert demo.wait(40) == 0, demo.err
     assert any("in a browser: http://127.0.0.1:" in line for line in demo.out)
     assert browser() == []
 
 
-def test_it_works_without_the_extra_web(start: Any) -> None:
+def test_it_works_without_the_extra_web(start: Any, eventually: Any) -> None:
     program = (
         "import sys; sys.modules['aiohttp'] = None\n"
         "from camfabric.cli.main import main\n"
-        "sys.exit(main(['demo', '--no-window', '--duration', '4']))"
+        "sys.exit(main(['demo', '--no-window']))"
     )
     demo = start(sys.executable, "-c", program, env={"COLUMNS": "120"})
-    assert demo.wait(40) == 0, demo.err
+    eventually(lambda: len(_children(demo)) == 5, within_s=20)
+    demo.signal(signal.SIGINT)
+    assert demo.wait(15) == 0, demo.err
     assert any("pip install 'camfabric[web]'" in line for line in demo.out)
-    assert any(line.strip().startswith("drone/2") and "live" in line for line in demo.out)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
