@@ -515,6 +515,7 @@ addEventListener("keydown", (event) => {
         event.preventDefault();
         act();
     } else if (event.key === "Enter" && event.target === document.body && current !== null) {
+        event.preventDefault(); // else it would be a click on what gets the focus
         open(current);
     }
 });
