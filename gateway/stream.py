@@ -22,6 +22,7 @@ __all__ = ["cut_off", "stream"]
 
 logger = logging.getLogger(__name__)
 
+_LAST_WORDS_S: Final = 5.0
 _SERVER: Final = f"camfabric {version('camfabric')}"
 
 
@@ -32,7 +33,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         compress=False,  # pictures are compressed already
         max_msg_size=WEB_LIMITS.message_bytes,
         heartbeat=WEB_TIMES.heartbeat_s,
-        timeout=1.0,
+        timeout=2.0,
     )
     await socket.prepare(request)
     if hub.is_full():
@@ -112,6 +113,6 @@ async def _send(viewer: Viewer) -> None:
 
 async def _refuse(socket: web.WebSocketResponse, why: str) -> None:
     with contextlib.suppress(ConnectionError, TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(_LAST_WORDS_S):
             await socket.send_str(protocol.error_text(why))
             await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=why.encode()[:120])
