@@ -122,6 +122,22 @@ def test_an_old_picture_is_not_kept_once_nobody_watches(
             assert late.read(timeout=5).image[0, 0, 2] == 2
 
 
+def test_of_a_camera_that_has_gone_nobody_gets_an_old_picture(
+    start_broker: Any, picture: Callable[..., Any], eventually: Any
+) -> None:
+    broker = start_broker()
+    with Subscriber(broker.endpoint) as watcher:
+        with Publisher("a", to=broker.to, codec="raw") as publisher:
+            eventually(lambda: publisher.watched)
+            publisher.send(picture())
+            watcher.read(timeout=5)
+        eventually(lambda: watcher.cameras()["a"].state == "offline")
+        with Subscriber(broker.endpoint) as late:
+            eventually(lambda: late.cameras().get("a"))
+            with pytest.raises(TimeoutError, match="a is offline"):
+                late.read(timeout=0.5)
+
+
 def test_a_publisher_that_vanishes_is_offline_everywhere(start_broker: Any, eventually: Any, camfabric: Any) -> None:
     broker = start_broker()
     process = camfabric("publish", "test://?size=64x48", "--camera", "a", "--to", broker.to)
