@@ -9,7 +9,8 @@ COPY pyproject.toml constraints.txt ./
 # The dependencies are installed before the code is copied: a change of the code does not fetch them again.
 RUN python -c 'import tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-wanted = project["dependencies"] + project["optional-dependencies"]["video"]; \
+extras = project["optional-dependencies"]; \
+wanted = project["dependencies"] + extras["video"] + extras["web"]; \
 print("\n".join(line.replace("opencv-python", "opencv-python-headless") for line in wanted))' >requirements.txt \
     && python -m pip --python /opt/camfabric/bin/python install --no-cache-dir --only-binary :all: \
         -c constraints.txt -r requirements.txt
@@ -36,7 +37,8 @@ ENV PATH=/opt/camfabric/bin:$PATH \
     MALLOC_ARENA_MAX=2
 # Proves that all of it loads, and keeps the compiled form of what it uses of the standard library: the user below
 # may not write it, and each health check would compile it anew.
-RUN python -c 'import cv2, av, camfabric.broker, camfabric.cli.main, camfabric.publisher.capture, camfabric.subscriber' \
+RUN python -c 'import cv2, av, camfabric.broker, camfabric.cli.main, camfabric.gateway, camfabric.publisher.capture, \
+camfabric.subscriber' \
     && camfabric --help >/dev/null
 USER 10001:10001
 WORKDIR /pictures

@@ -1,33 +1,23 @@
-"""`camfabric demo`: a broker, four cameras and a subscriber on this machine, and what the subscriber gets."""
+"""`camfabric demo`: a broker, four cameras, a subscriber and the page on this machine, and what the subscriber gets."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import logging
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from camfabric.cli.fabric import CAMERAS, Fabric, has_browser
 from camfabric.cli.options import Duration, make_folder, positive
 from camfabric.cli.output import write_file
 from camfabric.cli.signals import stopped_by_signals
-from camfabric.common.endpoint import parse_endpoint
-from camfabric.common.errors import EndpointError, FabricError
-from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS
+from camfabric.common.errors import FabricError
 from camfabric.common.stats import Rate
 
 if TYPE_CHECKING:
@@ -41,13 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-logger = logging.getLogger(__name__)
-
-_CAMERAS: Final = ("cctv/lobby", "cctv/gate", "drone/1", "drone/2")
-_SOURCE: Final = "test://?size=1280x720&fps=30"
 _REFRESH_S: Final = 0.5
-_END_S: Final = 3.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def demo(
@@ -55,19 +39,21 @@ def demo(
     save: Annotated[
         Path | None, typer.Option(help="Leave a contact sheet, camfabric-demo.png, in this folder.")
     ] = None,
-    window: Annotated[bool, typer.Option(help="Show the cameras in a window where there is a screen.")] = True,
+    window: Annotated[
+        bool, typer.Option(help="Show the cameras in a browser, or in a window, where there is a screen.")
+    ] = True,
 ) -> None:
-    """Run a broker, four cameras and a subscriber on this machine. Ctrl-C ends it."""
+    """Run a broker, four cameras, a subscriber and the web page on this machine. Ctrl-C ends it."""
     positive(duration, "--duration")
     if save is not None:
         make_folder(save)
     from camfabric.subscriber import Subscriber
 
     stop = threading.Event()
-    publishers, subscribers = _free_endpoint(BROKER_PUBLISHERS), _free_endpoint(BROKER_SUBSCRIBERS)
-    with stopped_by_signals(stop.set), _Fabric(publishers, subscribers) as fabric:
-        screen = _Screen.open() if window else None
-        with Subscriber(subscribers, decode=screen is not None) as subscriber:
+    with stopped_by_signals(stop.set), Fabric() as fabric:
+        fabric.open_when_there = window and fabric.page != "" and has_browser()
+        screen = _Screen.open() if window and not fabric.open_when_there else None
+        with Subscriber(fabric.subscribers, decode=screen is not None) as subscriber:
             show = _Show(subscriber, fabric, screen)
             show.run(stop, duration)
             statuses = subscriber.cameras()
@@ -75,88 +61,9 @@ def demo(
             screen.window.close()
         if save is not None:
             _save_sheet(save, show, statuses)
-    silent = [camera for camera in _CAMERAS if camera not in show.seen]
+    silent = [camera for camera in CAMERAS if camera not in show.seen]
     if silent and not (stop.is_set() and duration is None):
         raise FabricError(f"nothing came of {', '.join(silent)}")
-
-
-def _free_endpoint(wanted: str) -> str:
-    """The endpoint, or one with a free port where its own is taken."""
-    endpoint = parse_endpoint(wanted)
-    for port in (endpoint.port or 0, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((endpoint.host, port))
-            return f"tcp://{endpoint.host}:{probe.getsockname()[1]}"
-    raise EndpointError(f"no free port at {endpoint.host}", endpoint=wanted)
-
-
-class _Fabric:
-    """The processes: a broker and a publisher for each camera."""
-
-    def __init__(self, publishers: str, subscribers: str) -> None:
-        self.subscribers = subscribers
-        self._logs: dict[str, IO[bytes]] = {}
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands = {"broker": ["broker", "--publishers", publishers, "--subscribers", subscribers]} | {
-            camera: ["publish", _SOURCE, "--camera", camera, "--to", publishers] for camera in _CAMERAS
-        }
-
-    def __enter__(self) -> _Fabric:
-        try:
-            for name, command in self._commands.items():
-                # Kept open for as long as the process runs.
-                log = self._logs[name] = tempfile.TemporaryFile()
-                self.processes[name] = subprocess.Popen(  # noqa: S603  (our own command)
-                    [sys.executable, "-m", "camfabric.cli", "--log-level", "warning", *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    # What is set for other commands, such as keys, is not meant for these.
-                    env={name: value for name, value in os.environ.items() if not name.startswith("CAMFABRIC_")},
-                    start_new_session=True,  # Ctrl-C goes to a whole group; the demo ends these itself, in order
-                    preexec_fn=_tied_to(os.getpid()),
-                )
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def check(self) -> None:
-        """Raise FabricError where a process ended by itself with an error, with what it said."""
-        for name, process in self.processes.items():
-            if process.poll() is not None and process.returncode > 0:
-                self._logs[name].seek(0)
-                lines = self._logs[name].read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-                raise FabricError(f"{name} ended with status {process.returncode}: {lines[-1]}")
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + _END_S
-        for name, process in self.processes.items():
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                logger.warning("%s does not end: killed", name)
-                process.kill()
-                process.wait()
-        for log in self._logs.values():
-            log.close()
-
-
-def _tied_to(parent: int) -> Callable[[], None]:
-    """What a child does before it starts its program: it will end when the demo does, even where that is killed."""
-    libc = ctypes.CDLL(None)
-
-    def tie() -> None:
-        if sys.platform == "linux":
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended between the fork and the line above
-            os._exit(1)
-
-    return tie
 
 
 @dataclass(slots=True)
@@ -213,7 +120,7 @@ class _Screen:
 class _Show:
     """Takes frames, and shows what comes as a live table and in the window."""
 
-    def __init__(self, subscriber: Subscriber, fabric: _Fabric, screen: _Screen | None) -> None:
+    def __init__(self, subscriber: Subscriber, fabric: Fabric, screen: _Screen | None) -> None:
         self._subscriber = subscriber
         self._fabric = fabric
         self._screen = screen
@@ -242,7 +149,7 @@ class _Show:
     def _take(self) -> None:
         wait_s = 0.1
         with contextlib.suppress(TimeoutError):
-            for _ in _CAMERAS:
+            for _ in CAMERAS:
                 frame = self._subscriber.read(wait_s)
                 wait_s = 0.0
                 seen = self.seen.setdefault(frame.camera, _Seen(frame))
@@ -256,6 +163,11 @@ class _Show:
         screen.window.show(screen.mosaic.draw())
         return screen.window.key(1) != "q" and screen.window.is_open
 
+    def _caption(self) -> str:
+        page = self._fabric.page
+        seen_at = f"in a browser: http://{page}/" if page else r"for the web page: pip install 'camfabric\[web]'"
+        return f"{seen_at}\nin another terminal: camfabric subscribe cctv --from {self._fabric.subscribers}"
+
     def _table(self) -> Table:
         from rich import box
         from rich.table import Table
@@ -264,7 +176,7 @@ class _Show:
 
         table = Table(
             title=f"broker at {self._fabric.subscribers} (pid {self._fabric.processes['broker'].pid})",
-            caption=f"in another terminal: camfabric subscribe cctv --from {self._fabric.subscribers}",
+            caption=self._caption(),
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -279,7 +191,7 @@ class _Show:
         for name, justify in columns:
             table.add_column(name, justify=justify, no_wrap=name != "state")
         statuses = self._subscriber.cameras()
-        for camera in _CAMERAS:
+        for camera in CAMERAS:
             seen = self.seen.get(camera)
             facts = ["-"] * 7 if seen is None else seen.facts()
             state = state_cell(statuses.get(camera))

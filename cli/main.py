@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from camfabric.cli import broker, demo, keys, ls, publish, subscribe, top, view
+from camfabric.cli import broker, demo, keys, ls, password, publish, snapshot, subscribe, top, view, web
 from camfabric.cli.output import OutputClosed, write_line
 from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
@@ -33,7 +33,10 @@ _COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "publish": publish.publish,
     "broker": broker.broker,
     "subscribe": subscribe.subscribe,
+    "snapshot": snapshot.snapshot,
     "view": view.view,
+    "web": web.web,
+    "password": password.password,
     "ls": ls.ls,
     "top": top.top,
     "demo": demo.demo,

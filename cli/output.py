@@ -1,12 +1,13 @@
-"""Lines to standard output, each at once, and a quiet end where nobody reads them any more."""
+"""Lines and bytes to standard output, each at once, and a quiet end where nobody reads them any more; whole files."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-__all__ = ["OutputClosed", "write_file", "write_line"]
+__all__ = ["OutputClosed", "write_bytes", "write_file", "write_line"]
 
 
 class OutputClosed(Exception):
@@ -18,6 +19,22 @@ def write_file(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)
+
+
+def write_bytes(data: Any) -> int:
+    """Write all of a buffer past what `sys.stdout` keeps, while nobody writes lines. Returns its size.
+
+    Raises:
+        OutputClosed: nobody reads any more.
+    """
+    rest = memoryview(data).cast("B")
+    size = len(rest)
+    try:
+        while rest:
+            rest = rest[os.write(sys.stdout.fileno(), rest) :]
+    except BrokenPipeError:
+        raise OutputClosed from None
+    return size
 
 
 def write_line(line: str) -> None:

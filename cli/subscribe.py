@@ -1,4 +1,4 @@
-"""`camfabric subscribe`: a line for each frame, and pictures saved."""
+"""`camfabric subscribe`: a line for each frame, pictures saved, or one camera's stream to standard output."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from camfabric.cli.forms import Form
 from camfabric.cli.options import (
     Duration,
     Filters,
@@ -27,6 +28,7 @@ from camfabric.cli.options import (
     positive,
 )
 from camfabric.cli.output import write_file, write_line
+from camfabric.cli.pipe import Pipe, require_pipe
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
 
@@ -58,17 +60,30 @@ def subscribe(
     ] = None,
     keep: Annotated[int | None, typer.Option(help="With --save: keep the newest N of each camera.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Fail if nothing comes for this many seconds.")] = None,
+    pipe: Annotated[
+        Form | None,
+        typer.Option(
+            help="One camera to standard output, for other programs: as it comes with its times (nut: `| ffplay -`),"
+            " as it comes without (encoded), or decoded pixels (raw)."
+        ),
+    ] = None,
     key: Key = None,
     server_key: ServerKeys = None,
     keys: Keys = None,
     insecure: Insecure = False,
 ) -> None:
-    """Receive frames: print a line for each, save them."""
+    """Receive frames: print a line for each, save them, or pipe them to another program."""
     for value, option in ((frames, "--frames"), (duration, "--duration"), (every, "--every"), (keep, "--keep")):
         positive(value, option)
     positive(timeout, "--timeout")
     if keep is not None and save is None:
         raise ConfigError("--keep goes with --save", setting="--keep", value=keep)
+    camera = ""
+    if pipe is not None:
+        for given, option in ((json_, "--json"), (save, "--save"), (every, "--every")):
+            if given:
+                raise ConfigError(f"--pipe does not go with {option}", setting=option)
+        camera = require_pipe(filters, pipe)
     from camfabric.subscriber import Subscriber
 
     album = _Album(save, keep) if save is not None else None
@@ -78,7 +93,7 @@ def subscribe(
             cameras=filters or (),
             channel=channel,
             mode=mode,
-            decode=album is not None,
+            decode=album is not None or pipe == "raw",
             key=key,
             server_key=server_key,
             keys=keys,
@@ -86,6 +101,10 @@ def subscribe(
         ) as subscriber,
         stopped_by_signals(subscriber.ask_close),
     ):
+        if pipe is not None:
+            received_frames = _frames(subscriber, duration=duration, timeout=timeout)
+            Pipe(subscriber, camera, pipe, mode=mode).run(received_frames, count=frames, duration=duration)
+            return
         taken = 0
         thinning = _Thinning(every)
         for received in _frames(subscriber, duration=duration, timeout=timeout):

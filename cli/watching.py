@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
@@ -20,8 +19,6 @@ Channel: TypeAlias = Literal["cam", "low"]
 
 _MANY: Final = 4
 """With more tiles than this, a small picture fills its own."""
-_SETTLE_S: Final = 0.3
-"""Cameras that appear within this time are subscribed to together."""
 
 
 class Watching:
@@ -41,7 +38,6 @@ class Watching:
         self._arrived = threading.Event()
         self._subscribers: dict[Channel, Subscriber] = {}
         self._wanted: dict[Channel, frozenset[str]] = {}
-        self._changed_at = 0.0
         self._closing = False
         self.enlarged: str | None = None
         """The one camera that is shown, or None for all."""
@@ -65,41 +61,34 @@ class Watching:
         self._arrived.wait(wait_s)
         self._arrived.clear()
         for channel, subscriber in self._subscribers.items():
-            for _ in self._wanted[channel]:
+            wanted = self._wanted.get(channel, frozenset())
+            for _ in wanted:
                 try:
-                    yield subscriber.read(0)
+                    frame = subscriber.read(0)
                 except TimeoutError:
                     break
                 self._arrived.set()  # there may be more
+                if frame.camera in wanted:
+                    yield frame
 
     def _choose(self) -> None:
         """Subscribe anew where cameras have come, or another one is enlarged."""
-        statuses = self.cameras()
-        wanted = self._fitting(statuses)
-        if wanted == self._wanted:
-            self._changed_at = 0.0
-            return
-        now = time.monotonic()
-        grows = bool(self._wanted) and self.enlarged is None and set(wanted) == set(self._wanted)
-        if grows and now - (self._changed_at or now) < _SETTLE_S:
-            self._changed_at = self._changed_at or now
-            return
-        self._changed_at = 0.0
-        before, self._subscribers = self._subscribers, {}
-        for channel, cameras in wanted.items():
-            if self._wanted.get(channel) == cameras:
-                self._subscribers[channel] = before.pop(channel)
-            else:
-                self._subscribers[channel] = Subscriber(
-                    self._endpoints,
-                    cameras=sorted(cameras),
-                    channel=channel,
-                    **self._access,
-                    notify=self._arrived.set,
-                )
-        self._wanted = wanted
-        for subscriber in before.values():  # after the new ones are there, so that nothing stops in between
-            subscriber.close()
+        wanted = self._fitting(self.cameras())
+        before, self._wanted = self._wanted, wanted
+        # First what is wanted now, so that nothing stops in between.
+        for channel in sorted({*wanted, *before}, key=lambda channel: channel not in wanted):
+            if (cameras := wanted.get(channel, frozenset())) == before.get(channel, frozenset()):
+                continue
+            if (subscriber := self._subscribers.get(channel)) is not None:
+                subscriber.watch(sorted(cameras))
+                continue
+            self._subscribers[channel] = Subscriber(
+                self._endpoints,
+                cameras=sorted(cameras),
+                channel=channel,
+                **self._access,
+                notify=self._arrived.set,
+            )
 
     def _fitting(self, statuses: dict[str, Status]) -> dict[Channel, frozenset[str]]:
         """The cameras to take, by channel."""

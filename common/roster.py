@@ -149,6 +149,14 @@ class Roster:
             if place < surplus or now - entry.voices[epoch].spoke > _FORGET_VOICE_S:
                 del entry.voices[epoch]
 
+    def cameras(self) -> list[str]:
+        """The names that are known."""
+        return list(self._entries)
+
+    def forget(self, camera: str) -> None:
+        """Take a name out, as where nobody listens to it any more. Does nothing where it is not there."""
+        self._entries.pop(camera, None)
+
     def is_empty(self) -> bool:
         """Whether no camera is known."""
         return not self._entries

@@ -30,7 +30,7 @@ class AsyncSubscriber:
         self,
         endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
         *,
-        cameras: str | Sequence[str] = (),
+        cameras: str | Sequence[str] | None = (),
         channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
@@ -118,6 +118,10 @@ class AsyncSubscriber:
             except ConfigError:
                 return
             yield frame
+
+    def watch(self, cameras: Sequence[str]) -> None:
+        """Replace the filters, as `Subscriber.watch` does."""
+        self._subscriber.watch(cameras)
 
     def cameras(self) -> dict[str, Status]:
         """The last status of each camera under the filters, by name."""

@@ -1,4 +1,4 @@
-"""The mosaic: pictures of several cameras in one, with each one's name, rate and age, and the word where it is dead."""
+"""The mosaic: pictures of several cameras in one, with what is known of each, and the word where it is dead."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class _Tile:
     fps: float | None = None
     fitted: Any = None
     fitted_for: tuple[int, int, int, int] | None = None
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0
+    """When its state began, as far as was heard."""
+    saw_change: bool = False
+    """Its state began while this looked on; otherwise it has lasted longer."""
 
 
 class Mosaic:
@@ -76,6 +79,7 @@ class Mosaic:
         tile = self._tile(status.camera)
         if tile.status is None or tile.status.state != status.state:
             tile.since = self._clock()
+            tile.saw_change = tile.status is not None
         tile.status = status
 
     def _tile(self, camera: str) -> _Tile:
@@ -135,21 +139,22 @@ class Mosaic:
         if tile.frame is not None:
             fitted, top, left = _fit(tile, picture.shape[1], picture.shape[0])
             target = picture[top : top + fitted.shape[0], left : left + fitted.shape[1]]
-            if color is _RED:
+            if word:
+                # Whatever is not of this moment must not look as if it were.
                 grey = cv2.cvtColor(fitted, cv2.COLOR_BGR2GRAY) // 3
                 target[:] = grey[..., None]
             else:
                 target[:] = fitted
         if word:
             self._draw_word(picture, state, word, color)
-        self._draw_bar(view[height - bar :], camera, tile, color)
+        self._draw_bar(view[height - bar :], camera, tile, color, is_live=not word)
 
     def _state(self, tile: _Tile) -> tuple[str, tuple[int, int, int], str]:
         """What to call it, in which colour, and what to write across the picture."""
         status, frame = tile.status, tile.frame
         if status is not None and status.state != LIVE:
-            seconds = self._clock() - tile.since
-            since = f" for {seconds:.0f} s" if status.state != IDLE else ""
+            lasted = _lasting(self._clock() - tile.since)
+            since = "" if status.state == IDLE else f" for {lasted}" if tile.saw_change else f" for over {lasted}"
             color = _RED if status.state == OFFLINE else _AMBER
             return status.state.upper() + since, color, status.reason or status.state
         if frame is None:
@@ -157,7 +162,7 @@ class Mosaic:
         late_ms = max(_LATE_MS, 3000 / status.fps_in) if status is not None and status.fps_in else _LATE_MS
         if frame.age_ms > late_ms:
             why = "its publisher gives no status" if status is None else "the camera is live, but nothing comes from it"
-            return f"NO NEW PICTURE for {frame.age_ms / 1000:.0f} s", _AMBER, why
+            return f"NO NEW PICTURE for {_lasting(frame.age_ms / 1000)}", _AMBER, why
         return LIVE, _GREEN, ""
 
     def _draw_word(self, picture: Any, state: str, word: str, color: tuple[int, int, int]) -> None:
@@ -171,24 +176,24 @@ class Mosaic:
             word = word[: int(len(word) * 0.9) - 1] + "…"
         _centred(picture, word, middle + int(small * 1.3), small, _TEXT)
 
-    def _draw_bar(self, bar: Any, camera: str, tile: _Tile, color: tuple[int, int, int]) -> None:
+    def _draw_bar(self, bar: Any, camera: str, tile: _Tile, color: tuple[int, int, int], *, is_live: bool) -> None:
         height, width = bar.shape[:2]
         bar[:] = _BAR
-        size = int(height * 0.52)
+        size_px = int(height * 0.52)
         base = int(height * 0.72)
         cv2.circle(bar, (height // 2, height // 2), max(height // 6, 2), color, -1, cv2.LINE_AA)
-        put_text(bar, camera, left_px=height, base_px=base, height_px=size, color=_TEXT, bold=True)
+        put_text(bar, camera, left_px=height, base_px=base, height_px=size_px, color=_TEXT, bold=True)
         if tile.frame is None:
             return
-        facts = [f"{tile.rate.per_second() if tile.fps is None else tile.fps:.1f} fps", _age(tile.frame.age_ms)]
-        while facts:
+        age, size = _age(tile.frame.age_ms), f"{tile.frame.width}x{tile.frame.height}"
+        fps = f"{tile.rate.per_second() if tile.fps is None else tile.fps:.1f} fps"
+        # Where there is no room for all, the age is what must not be missing.
+        for facts in ((fps, age, size), (fps, age), (age,)) if is_live else ((f"{age} old", size), (f"{age} old",)):
             text = "   ".join(facts)
-            left = width - text_width(text, height_px=size) - height // 3
-            if left > height + text_width(camera, height_px=size, bold=True) + size:
-                put_text(bar, text, left_px=left, base_px=base, height_px=size, color=_DIM)
+            left = width - text_width(text, height_px=size_px) - height // 3
+            if left > height + text_width(camera, height_px=size_px, bold=True) + size_px:
+                put_text(bar, text, left_px=left, base_px=base, height_px=size_px, color=_DIM if is_live else color)
                 return
-            # Where there is no room for both, the age is what must not be missing.
-            facts = facts[1:]
 
 
 def _columns(tiles: int, aspect: float) -> int:
@@ -221,7 +226,15 @@ def _fit(tile: _Tile, width: int, height: int) -> tuple[Any, int, int]:
 def _age(age_ms: float) -> str:
     if age_ms < 1000:
         return f"{age_ms:.0f} ms"
-    return f"{age_ms / 1000:.1f} s" if age_ms < 60_000 else f"{age_ms / 60_000:.0f} min"
+    return f"{age_ms / 1000:.1f} s" if age_ms < 10_000 else _lasting(age_ms / 1000)
+
+
+def _lasting(seconds: float) -> str:
+    """How long something lasts, as one says it: in its largest unit."""
+    for unit, unit_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{int(seconds // unit_s)} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _centred(

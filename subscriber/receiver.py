@@ -27,6 +27,7 @@ from camfabric.common.topics import (
     LOW,
     REPLAY,
     STATUS,
+    covers,
     new_nonce,
     parse_request,
     parse_topic,
@@ -45,13 +46,21 @@ _BATCH: Final = 64
 
 
 @dataclass(slots=True)
+class _ClockQuestion:
+    """When the publishers under a filter are next asked for their clocks, and how often they were."""
+
+    due: float
+    asked: int = 0
+
+
+@dataclass(slots=True)
 class _Link:
     """One connection, and the requests that wait for an answer over it: topic to (when asked, stream)."""
 
     dial: Dial
     requests: dict[bytes, tuple[int, str]] = field(default_factory=dict)
-    next_clock: float = 0.0
-    clocks_asked: int = 0
+    clocks: dict[str, _ClockQuestion] = field(default_factory=dict)
+    heard: float = field(default_factory=time.monotonic)
 
     @property
     def socket(self) -> Socket:
@@ -77,7 +86,8 @@ class _Stream:
 class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
-    With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change.
+    With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change. The filter "" is
+    every camera; `watch` replaces the filters while it runs.
     """
 
     def __init__(
@@ -92,7 +102,8 @@ class Receiver(threading.Thread):
     ) -> None:
         super().__init__(name="subscribe", daemon=True)
         self._links = [_Link(dial) for dial in dials]
-        self._filters = list(filters) or [""]
+        self._filters: frozenset[str] = frozenset()
+        self._wanted = frozenset(filters)
         self._channel = channel
         self._mailbox = mailbox
         self._limits = limits
@@ -120,19 +131,16 @@ class Receiver(threading.Thread):
         self.join()
         self._waker.close()
 
+    def watch(self, filters: Iterable[str]) -> None:
+        """Replace the filters. Safe from another thread; the subscriptions change soon after."""
+        self._wanted = frozenset(filters)
+        self._waker.wake()
+
     def run(self) -> None:
         """The thread's loop."""
         poller = zmq.Poller()
         poller.register(self._waker.fileno(), zmq.POLLIN)
         for link in self._links:
-            for filter_ in self._filters:
-                # Live before replay: the other way round there is a gap.
-                if self._channel is not None:
-                    link.socket.subscribe(topic(self._channel, filter_))
-                    if filter_:
-                        # It may be a camera's name: then the answer is here before its status is.
-                        self._ask(link, REPLAY, f"{self._channel}/{filter_}")
-                link.socket.subscribe(topic(STATUS, filter_))
             if self._channel is None:
                 link.socket.subscribe(topic(BROKER))
             poller.register(link.socket, zmq.POLLIN)
@@ -140,7 +148,10 @@ class Receiver(threading.Thread):
         next_tick = time.monotonic()
         try:
             while not self._stop_asked:
+                if self._filters is not (wanted := self._wanted):
+                    self._change_filters(wanted)
                 poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
+                self._waker.clear()
                 for link in self._links:
                     link.dial.hear()
                     self._drain(link)
@@ -153,10 +164,61 @@ class Receiver(threading.Thread):
                 link.socket.close(0)
             self._mailbox.close()
 
+    def _change_filters(self, wanted: frozenset[str]) -> None:
+        before, self._filters = self._filters, wanted
+        for link in self._links:
+            for filter_ in sorted(wanted - before):
+                self._begin(link, filter_)
+            for filter_ in before - wanted:
+                self._end(link, filter_)
+        if before - wanted:
+            self._forget_unwatched()
+
+    def _begin(self, link: _Link, filter_: str) -> None:
+        # Live before replay: the other way round there is a gap.
+        if self._channel is not None:
+            link.socket.subscribe(topic(self._channel, filter_))
+            if filter_:
+                # It may be a camera's name: then the answer is here before its status is.
+                self._ask(link, REPLAY, f"{self._channel}/{filter_}")
+            link.clocks[filter_] = _ClockQuestion(time.monotonic() + TIMES.clock_s)
+        link.socket.subscribe(topic(STATUS, filter_))
+
+    def _end(self, link: _Link, filter_: str) -> None:
+        if self._channel is not None:
+            link.socket.unsubscribe(topic(self._channel, filter_))
+            del link.clocks[filter_]
+        link.socket.unsubscribe(topic(STATUS, filter_))
+
+    def _is_watched(self, camera: str) -> bool:
+        """Whether a filter gives it: the last message of a subscription that was taken back may be here already."""
+        if camera in self._streams:
+            return True
+        return any(covers(filter_, camera) for filter_ in self._filters)
+
+    def _forget_unwatched(self) -> None:
+        """Take back requests for cameras that no filter gives any more, and what is known of them.
+
+        When they are watched again, they begin anew, and nobody calls them offline meanwhile.
+        """
+        streams, self._streams = self._streams, {}
+        self._streams = {camera: stream for camera, stream in streams.items() if self._is_watched(camera)}
+        for camera in [camera for camera in self.roster.cameras() if not self._is_watched(camera)]:
+            self.roster.forget(camera)
+        for link in self._links:
+            for asked in [asked for asked, (_, rest) in link.requests.items() if not self._asks_for_watched(rest)]:
+                self._close_request(link, asked)
+
+    def _asks_for_watched(self, rest: str) -> bool:
+        """Whether a request is for a filter, or for a camera of one. `rest`: what it asks for, without a nonce."""
+        name = rest.removeprefix(f"{self._channel}/")
+        return name in self._filters or self._is_watched(name)
+
     def _drain(self, link: _Link) -> None:
         for _ in range(_BATCH):
             if (parts := receive(link.socket)) is None:
                 return
+            link.heard = time.monotonic()
             try:
                 self._take(link, [part.buffer for part in parts])
             except WireError as error:
@@ -191,7 +253,7 @@ class Receiver(threading.Thread):
         return stream
 
     def _got_frame(self, link: _Link, frame: Frame) -> None:
-        if not self.roster.accepts(frame.camera, frame.epoch):
+        if not self._is_watched(frame.camera) or not self.roster.accepts(frame.camera, frame.epoch):
             return
         stream = self._stream(frame.camera, link)
         self._pass_on(stream, stream.sequence.live(frame))
@@ -240,20 +302,31 @@ class Receiver(threading.Thread):
         stream = self._streams.get(camera)
         return stream is not None and stream.sequence.waiting
 
+    def unheard(self, silent_s: float) -> list[str]:
+        """The endpoints from which nothing at all has come for so long. Safe from another thread."""
+        limit = time.monotonic() - silent_s
+        return [link.dial.endpoint.text for link in self._links if link.heard < limit]
+
     def _got_status(self, link: _Link, status: Status) -> None:
-        if not self.roster.heard(status):
+        if not self._is_watched(status.camera) or not self.roster.heard(status):
             return
         self._tell(status)
         if status.state == OFFLINE or self._channel is None:
             return
         if not self._clocks.knows(status.camera, status.epoch):
-            link.next_clock = min(link.next_clock, time.monotonic())
+            self._hurry_clocks(link, status.camera)
         stream = self._stream(status.camera, link)
         if stream.asked_of != status.epoch and not stream.asking:
             stream.asked_of = status.epoch
             if not stream.received:
                 stream.link = link
                 self._mend(stream)
+
+    @staticmethod
+    def _hurry_clocks(link: _Link, camera: str) -> None:
+        for filter_, question in link.clocks.items():
+            if covers(filter_, camera):
+                question.due = min(question.due, time.monotonic())
 
     def _tell(self, status: Status) -> None:
         if self._on_status is not None:
@@ -304,7 +377,6 @@ class Receiver(threading.Thread):
             stream.asked_of = None  # nobody was there to answer: once more with the next status
 
     def _tick(self, now: float) -> None:
-        self._waker.clear()
         for status in self.roster.expire():
             self._tell(status)
         for conflict in self.roster.conflicts():
@@ -323,9 +395,13 @@ class Receiver(threading.Thread):
             link.dial.tick()
             for asked in [asked for asked, (asked_ns, _) in link.requests.items() if asked_ns < limit_ns]:
                 self._give_up(link, asked)
-            if self._channel is not None and not self.roster.is_empty() and now >= link.next_clock:
-                link.clocks_asked += 1
-                fast = link.clocks_asked <= TIMES.clock_fast
-                link.next_clock = now + (TIMES.clock_first_s if fast else TIMES.clock_s)
-                for filter_ in self._filters:
-                    self._ask(link, CLOCK, filter_)
+            if not self.roster.is_empty():
+                self._ask_clocks(link, now)
+
+    def _ask_clocks(self, link: _Link, now: float) -> None:
+        for filter_, question in link.clocks.items():
+            if now >= question.due:
+                question.asked += 1
+                fast = question.asked <= TIMES.clock_fast
+                question.due = now + (TIMES.clock_first_s if fast else TIMES.clock_s)
+                self._ask(link, CLOCK, filter_)

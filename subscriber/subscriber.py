@@ -18,7 +18,7 @@ from camfabric.common.errors import CodecError, ConfigError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.keys import ClientKeys, client_keys
 from camfabric.common.mailbox import Closed, Mailbox, Mode
-from camfabric.common.settings import BROKER_SUBSCRIBERS
+from camfabric.common.settings import BROKER_SUBSCRIBERS, TIMES
 from camfabric.common.sockets import make_sub
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
@@ -37,7 +37,8 @@ class Subscriber:
 
     Args:
         endpoints: one endpoint or several.
-        cameras: filters: names of cameras or their leading segments ("cctv"); none for every camera.
+        cameras: filters: names of cameras or their leading segments ("cctv"); none for every camera. None itself for
+            no camera yet: see `watch`.
         channel: "cam", "low" for the small pictures, or None for statuses alone.
         mode: "latest" or "every".
         decode: whether `read` decodes; without, frames come with their `payload`. Of H.264 and H.265 those are packets
@@ -58,7 +59,7 @@ class Subscriber:
         self,
         endpoints: str | Sequence[str] = BROKER_SUBSCRIBERS,
         *,
-        cameras: str | Sequence[str] = (),
+        cameras: str | Sequence[str] | None = (),
         channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
@@ -76,8 +77,9 @@ class Subscriber:
         own_keys = client_keys(key=key, server_key=server_key, keys=keys, endpoints=len(addresses))
         for address in addresses:
             require_local(address, insecure=insecure, keyed=own_keys is not None)
-        names = [cameras] if isinstance(cameras, str) else list(cameras)
-        self.filters: Final = list(dict.fromkeys(check_filter(name) for name in names))
+        names = [cameras] if isinstance(cameras, str) else list(cameras or ())
+        self.filters = _checked_filters(names)
+        """What is watched."""
         self.endpoints: Final = [address.text for address in addresses]
         if decode:
             prepare()  # OpenCV takes a tenth of a second to load: here, and not when the first picture is there
@@ -99,9 +101,8 @@ class Subscriber:
                 dial.socket.close(0)
             self._context.term()
             raise
-        self._receiver = Receiver(
-            dials, filters=self.filters, channel=channel, mailbox=self._mailbox, on_status=on_status
-        )
+        filters = self.filters if cameras is None else self.filters or [""]
+        self._receiver = Receiver(dials, filters=filters, channel=channel, mailbox=self._mailbox, on_status=on_status)
         self._receiver.start()
 
     def _dial(self, address: Endpoint, place: int, own_keys: ClientKeys | None) -> Dial:
@@ -113,6 +114,18 @@ class Subscriber:
         except BaseException:
             socket.close(0)
             raise
+
+    def watch(self, cameras: Sequence[str]) -> None:
+        """Replace the filters: what is new begins at once, what is gone is unsubscribed, up to the camera.
+
+        Here no filter is no camera, and "" is every camera. Safe from any thread. Frames of a camera that was let go
+        may still be read where they had come already.
+
+        Raises:
+            ConfigError: one is no filter; nothing was changed.
+        """
+        self.filters = _checked_filters(cameras)
+        self._receiver.watch(self.filters)
 
     def read(self, timeout: float | None = None) -> Frame:
         """The next frame; waits for it at most `timeout` seconds, or for ever.
@@ -141,6 +154,19 @@ class Subscriber:
     def take(self, timeout: float | None = None) -> Frame:
         """The next frame, not decoded: it must be given to `decoded` next. Raises as `read` does."""
         return self._take(timeout, None if timeout is None else time.monotonic() + timeout)
+
+    def take_now(self) -> Frame | None:
+        """The next frame, not decoded, or None where there is none now. For `decode=False`.
+
+        Raises:
+            ConfigError: the subscriber is closed.
+        """
+        try:
+            return self._mailbox.get(0)
+        except TimeoutError:
+            return None
+        except Closed:
+            raise ConfigError("the subscriber is closed", setting="subscriber") from None
 
     def decoded(self, frame: Frame) -> Frame | None:
         """A frame from `take` with its `image`, or a newer one of its camera; None where there is none to show now.
@@ -197,6 +223,13 @@ class Subscriber:
         """A line for each endpoint that there is no connection to and it is known why: keys, most often."""
         return self._receiver.troubles()
 
+    def unheard(self, silent_s: float = TIMES.offline_s) -> list[str]:
+        """The endpoints from which nothing at all has come for `silent_s` seconds.
+
+        With `channel=None` that is a dead connection: a broker announces itself once a second, a publisher too.
+        """
+        return self._receiver.unheard(silent_s)
+
     def counts(self) -> dict[str, int]:
         """Messages that were no frames of the fabric, or damaged pictures, by reason."""
         return dict(self._receiver.complaints.counts)
@@ -230,3 +263,7 @@ class Subscriber:
 
     def __repr__(self) -> str:
         return f"Subscriber({self.endpoints!r}, cameras={self.filters!r})"
+
+
+def _checked_filters(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(check_filter(name) for name in names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -26,6 +27,8 @@ from camfabric.broker import Broker
 from camfabric.common.codecs.annexb import is_disposable, parameter_sets, sub_layers
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Codec, Frame
+
+from .browser import chromium, have_browser
 
 _GST_CHECK = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 _MISSING: dict[str, str] = {}
@@ -61,6 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             _have_windows,
             "apt-get install xvfb x11-apps xdotool libgl1 libglib2.0-0, and opencv-python not -headless",
         ),
+        ("browser", have_browser, "apt-get install chromium, and pip install 'camfabric[dev]'"),
     )
     for mark, have, how in wants:
         marked = [item for item in items if item.get_closest_marker(mark)]
@@ -256,6 +260,14 @@ def picture() -> Callable[..., Any]:
     return make
 
 
+# Not for the whole session: while it is there, its thread has a running event loop, and other tests need one of theirs.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: Playwright's `Browser`."""
+    with chromium() as browser:
+        yield browser
+
+
 class Feeder:
     """Sends pictures at a rate in a thread."""
 
@@ -422,3 +434,67 @@ def no_leaks() -> Iterator[None]:
     ]:
         assert time.monotonic() < end, f"threads left behind: {left}"
         threading.Event().wait(0.01)
+
+
+class RunningGateway:
+    """A browser gateway in a thread."""
+
+    def __init__(self, settings: Any) -> None:
+        from camfabric.gateway import Gateway
+
+        self.gateway = Gateway(settings)
+        self.url = ""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._started = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        async def run() -> None:
+            self.loop = asyncio.get_running_loop()
+            await self.gateway.run(self._has_started)
+
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            self._error = error
+            self._started.set()
+
+    def _has_started(self, url: str) -> None:
+        self.url = url.removesuffix("/")
+        self._started.set()
+
+    def stop(self) -> None:
+        """End it."""
+        self.gateway.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        if self._error is not None:
+            raise self._error
+
+
+class StartGateway(Protocol):
+    """Starts a gateway at a random port."""
+
+    def __call__(self, endpoint: str, **settings: Any) -> RunningGateway: ...
+
+
+@pytest.fixture
+def start_gateway() -> Iterator[StartGateway]:
+    """Start a browser gateway in a thread, on a random port."""
+    from camfabric.gateway import GatewaySettings
+
+    running: list[RunningGateway] = []
+
+    def run(endpoint: str, **settings: Any) -> RunningGateway:
+        defaults = {"endpoints": [endpoint], "listen": "127.0.0.1:0"}
+        running.append(RunningGateway(GatewaySettings(**(defaults | settings))))
+        return running[-1]
+
+    yield run
+    for gateway in running:
+        gateway.stop()

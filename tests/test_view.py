@@ -58,7 +58,8 @@ def show(camfabric: Any, screen: str, screenshot: Callable[[], Any], eventually:
 
     def run(*command: str, seen: Callable[[], bool] = lambda: _is_scene(screenshot())) -> Any:
         for _ in range(3):
-            process = camfabric(*command, env={"DISPLAY": screen})
+            # CI: nobody is in front of a browser here.
+            process = camfabric(*command, env={"DISPLAY": screen, "CI": "1", "BROWSER": ""})
             try:
                 eventually(seen, within_s=15, every_s=0.3)
             except AssertionError:

@@ -65,6 +65,46 @@ def test_a_tile_never_goes_back_in_time_but_at_a_new_start() -> None:
     assert (mosaic.draw()[40, 300] == 200).all()
 
 
+@pytest.mark.parametrize("state", ["stalled", "offline", "idle"])
+def test_a_picture_that_is_not_live_is_grey_and_says_since_when(state: str) -> None:
+    now = 1000.0
+    mosaic = Mosaic(width=600, height=300, clock=lambda: now)
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[..., 2] = 200
+    mosaic.update(Frame(camera="a", width=160, height=90, captured_monotonic_ns=time.monotonic_ns(), decoded=image))
+    mosaic.hear(Status(camera="a"))
+    assert (mosaic.draw()[30, 300] == (0, 0, 200)).all()
+    mosaic.hear(Status(camera="a", state=state, reason="no picture for 2 s"))
+    now += 75
+    blue, green, red = mosaic.draw()[30, 300]
+    assert blue == green == red < 40
+    word, _, reason = mosaic._state(mosaic._tiles["a"])
+    assert word == ("IDLE" if state == "idle" else f"{state.upper()} for 75 s")
+    assert reason == "no picture for 2 s"
+    mosaic.hear(Status(camera="a"))
+    assert (mosaic.draw()[30, 300] == (0, 0, 200)).all()
+
+
+def test_what_was_dead_before_one_looked_has_been_so_for_longer() -> None:
+    now = 1000.0
+    mosaic = Mosaic(clock=lambda: now)
+    mosaic.hear(Status(camera="a", state="offline", reason="gone"))
+    now += 3 * 3600
+    assert mosaic._state(mosaic._tiles["a"])[0] == "OFFLINE for over 3 h"
+
+
+def test_a_frozen_picture_of_a_camera_that_calls_itself_live_is_grey_too() -> None:
+    mosaic = Mosaic(width=600, height=300)
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[..., 2] = 200
+    old_ns = time.monotonic_ns() - 60_000_000_000
+    mosaic.update(Frame(camera="a", width=160, height=90, captured_monotonic_ns=old_ns, decoded=image))
+    mosaic.hear(Status(camera="a", fps_in=25.0))
+    blue, green, red = mosaic.draw()[30, 300]
+    assert blue == green == red < 40
+    assert mosaic._state(mosaic._tiles["a"])[0] == "NO NEW PICTURE for 60 s"
+
+
 @pytest.mark.parametrize(
     ("cameras", "channel", "wanted"),
     [
@@ -103,7 +143,7 @@ def test_the_channel_fits_the_number_of_tiles(
 
 
 def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is_enlarged(
-    start_broker: Any, eventually: Any, picture: Callable[..., Any]
+    start_broker: Any, eventually: Any, feed: Any, picture: Callable[..., Any]
 ) -> None:
     broker = start_broker()
     with ExitStack() as stack:
@@ -112,7 +152,7 @@ def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is
             for number in range(6)
         ]
         for publisher in publishers:
-            publisher.send(picture(width=640, height=480))
+            feed(publisher, fps=5, make=lambda number: picture(number, width=640, height=480))
         with Watching([broker.endpoint], [], channel="auto", access=_OPEN) as watching:
             seen: dict[str, str] = {}
 

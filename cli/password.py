@@ -1,0 +1,45 @@
+"""`camfabric password`: a line for the file that says who may sign in at `camfabric web`."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from camfabric.cli.output import write_line
+from camfabric.common.errors import ConfigError
+
+__all__ = ["password"]
+
+
+def password(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who signs in.")],
+    cameras: Annotated[
+        str, typer.Option(help="What he may see: filters with commas between; none for all.", metavar="FILTER,FILTER")
+    ] = "",
+) -> None:
+    """Ask for a password, or read it from standard input, and print a line for --password-file."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ConfigError("camfabric password needs the extra 'web': pip install 'camfabric[web]'", setting="web")
+    from camfabric.gateway.accounts import check_name, make_line
+
+    check_name(name)
+    filters = [text.strip() for text in cameras.split(",") if text.strip()]
+    write_line(make_line(name, _asked(name), filters))
+
+
+def _asked(name: str) -> str:
+    """The password, from the terminal twice, or the first line of standard input.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    first = getpass.getpass(f"password of {name}: ")
+    if getpass.getpass("once more: ") != first:
+        raise ConfigError("the two passwords differ", setting="password")
+    return first

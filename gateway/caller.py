@@ -1,0 +1,47 @@
+"""Who asks, and which cameras he may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from camfabric.common.topics import covers
+
+__all__ = ["ANYBODY", "Caller", "caller_of", "set_caller"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who has signed in, if that is asked for."""
+
+    user: str | None = None
+    """None where there is no sign-in."""
+    filters: tuple[str, ...] = ("",)
+    """Of the cameras that he may see; "" is every camera."""
+    proof: bytes = field(default=b"", repr=False)
+    """What he has proved to know: where that changes, he is not let in any more."""
+    session: bytes = field(default=b"", repr=False)
+    """By what his session is found, where he came by cookie."""
+
+    def sees(self, camera: str) -> bool:
+        """Whether he may see a camera; to him, others do not exist."""
+        return any(covers(filter_, camera) for filter_ in self.filters)
+
+
+ANYBODY: Final = Caller()
+"""Where there is no sign-in."""
+
+
+_KEY: Final = web.RequestKey("caller", Caller)
+
+
+def set_caller(request: web.Request, caller: Caller) -> None:
+    """Note who asks."""
+    request[_KEY] = caller
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks. There is nobody but where the door let him in: a request that did not pass it is a KeyError."""
+    return request[_KEY]

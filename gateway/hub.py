@@ -1,0 +1,124 @@
+"""The hub: what all requests share, who is watching, and what happens twice a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from typing import Final
+
+from aiohttp import web
+
+from camfabric.gateway.caller import Caller
+from camfabric.gateway.cameras import Cameras
+from camfabric.gateway.fabric import Fabric
+from camfabric.gateway.feeds import Feeds
+from camfabric.gateway.pictures import Workshop
+from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, GatewaySettings
+from camfabric.gateway.viewer import Counts, Viewer
+
+__all__ = ["HUB", "Hub"]
+
+
+class Hub:
+    """Made on the running event loop.
+
+    Raises:
+        ConfigError: an endpoint or key is wrong.
+        EndpointError: an endpoint cannot be connected to.
+    """
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.workshop: Final = Workshop()
+        self.cameras: Final = Cameras()
+        self.feeds: Final = Feeds(self._subscribe, self.workshop)
+        self.fabric: Final = Fabric(settings, on_frame=self.feeds.take, on_status=self.cameras.heard)
+        self._guests: dict[asyncio.Task[object], Caller] = {}
+        self._viewers: set[Viewer] = set()
+        self.counts: Final = Counts()
+        self.snapshots = 0
+        """Requests for a snapshot that wait for a picture."""
+        self.served: Final = Counter[str]()
+        """Answers to requests for pictures, by kind: "snapshot", "mjpeg", "stream", and "refused"."""
+        self.trouble = ""
+        """Why there is no connection to the fabric."""
+        self._ticking = asyncio.create_task(self._tick())
+
+    def _subscribe(self, channel: str, cameras: Collection[str]) -> None:
+        self.fabric.watch(channel, cameras)
+
+    @property
+    def viewers(self) -> Collection[Viewer]:
+        """Who watches by WebSocket."""
+        return self._viewers
+
+    @property
+    def guests(self) -> int:
+        """Who watches in any way."""
+        return len(self._guests)
+
+    def is_full(self) -> bool:
+        """Whether there are as many guests as there may be."""
+        return len(self._guests) >= WEB_LIMITS.viewers
+
+    @contextlib.contextmanager
+    def admitted(self, caller: Caller, viewer: Viewer | None = None) -> Iterator[None]:
+        """Count whoever is served by the running task, and keep a viewer up to date."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a handler runs in one)
+        self._guests[task] = caller
+        if viewer is not None:
+            self._viewers.add(viewer)
+        try:
+            yield
+        finally:
+            del self._guests[task]
+            if viewer is not None:
+                self._viewers.discard(viewer)
+
+    def end(self, concerns: Callable[[Caller], bool]) -> None:
+        """Cut off whoever is concerned."""
+        for task, caller in list(self._guests.items()):
+            if concerns(caller):
+                task.cancel()
+
+    def callers(self) -> list[Caller]:
+        """Who watches."""
+        return list(self._guests.values())
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        look_for_gone = loop.time() + WEB_TIMES.gone_s
+        speak_at = loop.time() + WEB_TIMES.word_s
+        while True:
+            await asyncio.sleep(WEB_TIMES.status_s)
+            gone: list[str] = []
+            if loop.time() >= look_for_gone:
+                look_for_gone = loop.time() + WEB_TIMES.gone_s
+                gone = self.cameras.forget_all_but(self.fabric.known())
+            changed = self.cameras.take_changed()
+            trouble = self.fabric.trouble()
+            # A page takes a long silence for the end of the connection.
+            is_due = loop.time() >= speak_at
+            if is_due:
+                speak_at = loop.time() + WEB_TIMES.word_s
+            for viewer in self._viewers:
+                viewer.check_stuck()
+                if changed or gone or is_due:
+                    viewer.tell_status(changed, gone, anyway=is_due)
+                if trouble != self.trouble:
+                    viewer.tell_trouble(trouble)
+            self.trouble = trouble
+
+    async def close(self) -> None:
+        """End all."""
+        self._ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticking
+        self.feeds.close()
+        await self.fabric.close()
+        await asyncio.to_thread(self.workshop.close)
+
+
+HUB: Final = web.AppKey("hub", Hub)
