@@ -140,7 +140,8 @@ def _clock_moves(page: Any, camera: str) -> None:
     """The picture's own clock goes on, and is about that of this machine."""
     first = _until(page, lambda: timecode(page, camera))
     later = _until(page, lambda: (now := timecode(page, camera)) and now[0] > first[0] + 500 and now)
-    assert abs(later[0] / 1000 - time.time()) < 5
+    # Where a group of packets is decoded first, and the machine is busy, it catches up.
+    _until(page, lambda: (now := timecode(page, camera)) and abs(now[0] / 1000 - time.time()) < 5)
     assert later[1] != first[1]
 
 

@@ -162,6 +162,8 @@ def test_ls_lists_and_top_shows(camfabric: Any, start_broker: Any, feed: Any, ev
     with Publisher("cctv/lobby", to=broker.to) as publisher, Publisher("drone/1", to=broker.to):
         feed(publisher)
         eventually(lambda: publisher.status().fps_in > 1)
+        watch = ("top", "--duration", "3", "--from", broker.endpoint)
+        top, narrow = (camfabric(*watch, env={"COLUMNS": columns}) for columns in ("160", "80"))
         listing = camfabric("ls", "--from", broker.endpoint)
         assert listing.wait() == 0
         assert listing.out[0].split()[:3] == ["CAMERA", "STATE", "FPS"]
@@ -173,13 +175,11 @@ def test_ls_lists_and_top_shows(camfabric: Any, start_broker: Any, feed: Any, ev
         dead = camfabric("ls", "--require-live", "--from", broker.endpoint)
         assert dead.wait() == 1
         assert "not live: drone/1" in dead.err[-1]
-        top = camfabric("top", "--duration", "3", "--from", broker.endpoint, env={"COLUMNS": "160"})
         assert top.wait() == 0
         shown = "\n".join(top.out)
         assert "cctv/lobby" in shown
         assert "live" in shown
         assert "stalled: no picture yet" in shown
-        narrow = camfabric("top", "--duration", "3", "--from", broker.endpoint, env={"COLUMNS": "80"})
         assert narrow.wait() == 0
         assert any("cctv/lobby" in line and "live" in line for line in narrow.out)
 
