@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CAMERAS: Final = ("cctv/lobby", "cctv/gate", "drone/1", "drone/2")
 _SOURCE: Final = "test://?size=1280x720&fps=30"
+_LOW: Final = "640x360@5"
+"""Four of them fill a screen."""
 _PAGE: Final = "tcp://127.0.0.1:8080"
 _PAGE_NEEDS: Final = ("aiohttp", "prometheus_client")
 _END_S: Final = 3.0
@@ -91,7 +93,7 @@ class Fabric:
         self._logs: dict[str, IO[bytes]] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands = {"broker": ["broker", "--publishers", publishers, "--subscribers", self.subscribers]} | {
-            camera: ["publish", _SOURCE, "--camera", camera, "--to", publishers] for camera in CAMERAS
+            camera: ["publish", _SOURCE, "--camera", camera, "--low", _LOW, "--to", publishers] for camera in CAMERAS
         }
         if has_page:
             self._commands["gateway"] = ["web", "--from", self.subscribers, "--listen", self.page]
