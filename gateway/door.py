@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -15,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from camfabric.gateway.caller import ANYBODY, Caller, set_caller
 from camfabric.gateway.hub import HUB, Hub
+from camfabric.gateway.settings import WEB_TIMES
 from camfabric.gateway.sign_in import SESSION_S, Busy, SignIn
 
 __all__ = ["Door", "client_address"]
@@ -159,7 +161,11 @@ class Door:
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """`POST /sign-in`: a form with `name` and `password`. Leads to the page, with the session's cookie."""
-        form = await request.post()
+        try:
+            async with asyncio.timeout(WEB_TIMES.request_s):
+                form = await request.post()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the form did not come\n") from None
         name, password = form.get("name"), form.get("password")
         if not isinstance(name, str) or not isinstance(password, str):
             raise web.HTTPBadRequest(text="a name and a password are wanted\n")

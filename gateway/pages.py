@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +27,8 @@ _SIGN_IN: Final = "sign-in.html"
 @dataclass(frozen=True, slots=True)
 class _File:
     content: bytes
+    packed: bytes
+    """The same by gzip."""
     content_type: str
     etag: str
 
@@ -44,7 +47,9 @@ class Pages:
             content_type = _TYPES.get(entry.name.rpartition(".")[2])
             if content_type is not None and entry.is_file():
                 content = entry.read_bytes()
-                self._files[entry.name] = _File(content, content_type, hashlib.sha256(content).hexdigest()[:32])
+                self._files[entry.name] = _File(
+                    content, gzip.compress(content, mtime=0), content_type, hashlib.sha256(content).hexdigest()[:32]
+                )
         if _INDEX not in self._files:
             raise FabricError("the page's files are missing: install camfabric[web] anew")
 
@@ -64,8 +69,11 @@ class Pages:
         file = self._files.get(name)
         if file is None:
             raise web.HTTPNotFound(text="there is no such page\n")
-        headers = {"ETag": f'"{file.etag}"', "Cache-Control": "no-cache"}
+        headers = {"ETag": f'"{file.etag}"', "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         wanted = request.if_none_match
         if wanted and any(tag.value in (file.etag, "*") for tag in wanted):
             return web.Response(status=304, headers=headers)
-        return web.Response(body=file.content, content_type=file.content_type, charset="utf-8", headers=headers)
+        content = file.content
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            content, headers["Content-Encoding"] = file.packed, "gzip"
+        return web.Response(body=content, content_type=file.content_type, charset="utf-8", headers=headers)

@@ -81,7 +81,14 @@ class Gateway:
         except BaseException:
             self._sign_in.close()
             raise
-        runner = web.AppRunner(self._app(hub), access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+        runner = web.AppRunner(
+            self._app(hub),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=_SHUTDOWN_S,
+            # It counts from the start of a connection as well: nobody holds one by sending a request slowly.
+            keepalive_timeout=WEB_TIMES.request_s,
+        )
         watching = asyncio.create_task(self._watch_files(hub))
         try:
             await runner.setup()

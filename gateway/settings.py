@@ -69,6 +69,8 @@ class WebTimes:
     """After so long without a word from the fabric there is no connection to it."""
     hello_s: float = 10.0
     """How long a page may take to say hello."""
+    request_s: float = 20.0
+    """How long a request may take to come, and how long a connection may wait for the next one."""
     heartbeat_s: float = 15.0
     """Between two pings of a WebSocket; half as long may the answer take."""
     stuck_s: float = 20.0

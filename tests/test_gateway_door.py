@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import dataclasses
 import json
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -17,6 +21,7 @@ import pytest
 from camfabric.common.errors import ConfigError, EndpointError
 from camfabric.gateway import Gateway, GatewaySettings
 from camfabric.gateway.accounts import make_line
+from camfabric.gateway.settings import WEB_TIMES
 from camfabric.publisher import Publisher
 
 from .conftest import Eventually, RunningBroker, StartBroker, StartGateway
@@ -190,11 +195,28 @@ def test_the_page_and_its_files_are_there_and_not_sent_twice(
                     assert answer.status == 200
                     assert answer.content_type.startswith(kind)
                     tag = answer.headers["ETag"]
+                    content = await answer.read()
+                async with session.get(url + path, headers={"Accept-Encoding": "identity"}) as answer:
+                    assert "Content-Encoding" not in answer.headers
+                    assert await answer.read() == content
                 async with session.get(url + path, headers={"If-None-Match": tag}) as answer:
                     assert answer.status == 304
                     assert await answer.read() == b""
 
     run(work)
+
+
+def test_nobody_holds_a_connection_by_sending_slowly(
+    broker: RunningBroker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camfabric.gateway.server.WEB_TIMES", dataclasses.replace(WEB_TIMES, request_s=0.5))
+    url = urlsplit(start_gateway(broker.endpoint).url)
+    assert url.hostname
+    for begin in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
+        with socket.create_connection((url.hostname, url.port or 80), timeout=10) as connection:
+            connection.sendall(begin)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
 
 
 # Sign-in
