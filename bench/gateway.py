@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +89,18 @@ def viewers(url: str, cameras: list[str], seconds: float, count: int, *, reads: 
             process.wait()
 
 
+def wait_for(url: str, count: int) -> None:
+    """Wait until so many cameras are live, and what starting them costs is over."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url) as answer:  # noqa: S310  (a local http)
+            if sum(camera["state"] == "live" for camera in json.load(answer)["cameras"]) == count:
+                time.sleep(3)
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"{count} cameras are not live at {url}")
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,9 +124,9 @@ def main() -> None:
     ]
     length_s = _WARM_UP_S + arguments.seconds + 4
     with running(*fabric) as (gateway, broker, *_):
-        time.sleep(6)
-        idle = cpu_percent({"gateway": gateway.pid}, 3.0)["gateway"]
         url = f"http://{listen}"
+        wait_for(f"{url}/api/cameras", len(cameras))
+        idle = cpu_percent({"gateway": gateway.pid}, 5.0)["gateway"]
         with (
             viewers(url, cameras, length_s, arguments.viewers, reads=True) as readers,
             viewers(url, cameras, length_s, arguments.stop, reads=False),
