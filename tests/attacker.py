@@ -59,8 +59,6 @@ class Honest:
         self.dropped = 0
         self.skipped = 0
         """Pictures that were replaced by newer ones before they were encoded: this process has much else to do."""
-        self.longest_s = 0.0
-        """Between two frames."""
         self.strangers: set[object] = set()
         self.last_number = -1
         self._stop = threading.Event()
@@ -106,19 +104,15 @@ class Honest:
             number += 1
 
     def _read(self) -> None:
-        last_at = 0.0
         while not self._stop.is_set():
             try:
                 frame = self.subscriber.read(timeout=0.1)
             except TimeoutError:
                 continue
-            now = time.monotonic()
             if self.count:
-                self.longest_s = max(self.longest_s, now - last_at)
                 if (gap := frame.extra.get("number", -1) - self.last_number - 1) < 0:
                     self.strangers.add((self.last_number, frame.extra.get("number")))
                 self.skipped += gap
-            last_at = now
             if (frame.camera, frame.epoch) != (self.camera, self.publisher.epoch):
                 self.strangers.add((self.count, frame.camera, frame.epoch, frame.seq))
             self.last_number = int(frame.extra.get("number", -1))

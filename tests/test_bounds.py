@@ -149,7 +149,6 @@ def test_what_one_peer_costs_is_not_laid_to_anothers_charge(broker_apart: Callab
             evil.flood(flood)
         honest.more(3)
         assert not broker.process.said("over a bound from .* on publishers")
-        assert honest.longest_s < 1
 
 
 def test_whoever_has_the_most_subscriptions_makes_room_for_the_others(start_broker: Any, eventually: Any) -> None:

@@ -29,7 +29,7 @@ def test_the_readme_has_all_options_and_no_other(camfabric: Any) -> None:
     commands = [(command,) for command in _COMMANDS] + [("keys", command) for command in _KEYS_COMMANDS]
     there: set[str] = set()
     for process in [camfabric(*command, "--help", env={"COLUMNS": "200"}) for command in commands]:
-        assert process.wait() == 0
+        assert process.wait(timeout=50) == 0
         there |= set(_OPTION.findall("\n".join(process.out)))
     in_readme = set(_OPTION.findall(_README))
     assert there - in_readme - {"--help", "--window"} == set()
