@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,7 +10,7 @@ from aiohttp import web
 
 from camfabric.common.topics import covers
 
-__all__ = ["ANYBODY", "Caller", "caller_of", "set_caller"]
+__all__ = ["ANYBODY", "Caller", "caller_of", "network_of", "set_caller"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,19 @@ class Caller:
     def sees(self, camera: str) -> bool:
         """Whether he may see a camera; to him, others do not exist."""
         return any(covers(filter_, camera) for filter_ in self.filters)
+
+
+def network_of(address: str) -> str:
+    """What an address is counted as: one of IPv6 as its network of 64 bits, for its holder has all of these."""
+    try:
+        number = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(number, ipaddress.IPv4Address):
+        return address
+    if number.ipv4_mapped is not None:
+        return str(number.ipv4_mapped)
+    return str(ipaddress.ip_network((int(number), 64), strict=False))
 
 
 ANYBODY: Final = Caller()
