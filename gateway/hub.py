@@ -63,19 +63,24 @@ class Hub:
         return len(self._guests) >= WEB_LIMITS.viewers
 
     @contextlib.contextmanager
-    def admitted(self, caller: Caller, viewer: Viewer | None = None) -> Iterator[None]:
-        """Count whoever is served by the running task, and keep a viewer up to date."""
+    def admitted(self, caller: Caller) -> Iterator[None]:
+        """Count whoever is served by the running task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a handler runs in one)
         self._guests[task] = caller
-        if viewer is not None:
-            self._viewers.add(viewer)
         try:
             yield
         finally:
             del self._guests[task]
-            if viewer is not None:
-                self._viewers.discard(viewer)
+
+    @contextlib.contextmanager
+    def informed(self, viewer: Viewer) -> Iterator[None]:
+        """Keep a viewer up to date."""
+        self._viewers.add(viewer)
+        try:
+            yield
+        finally:
+            self._viewers.discard(viewer)
 
     def end(self, concerns: Callable[[Caller], bool]) -> None:
         """Cut off whoever is concerned."""

@@ -86,6 +86,8 @@ class Gateway:
             access_log=None,
             handle_signals=False,
             shutdown_timeout=_SHUTDOWN_S,
+            # Whoever leaves while a picture is waited for does not count any more.
+            handler_cancellation=True,
             # It counts from the start of a connection as well: nobody holds one by sending a request slowly.
             keepalive_timeout=WEB_TIMES.request_s,
         )

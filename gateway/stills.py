@@ -29,6 +29,7 @@ from camfabric.gateway.stream import cut_off
 __all__ = ["mjpeg", "snapshot"]
 
 _BOUNDARY: Final = "camfabric"
+_MIN_FPS: Final = 0.1
 _MAX_FPS: Final = 1000.0
 _RETRY_S: Final = "5"
 
@@ -199,8 +200,8 @@ def _fps(request: web.Request) -> float:
         fps = float(text) if text else _MAX_FPS
     except ValueError:
         fps = math.nan
-    if not 0 < fps <= _MAX_FPS:
-        raise web.HTTPBadRequest(text=f"fps is a number above 0, up to {_MAX_FPS:g}\n")
+    if not _MIN_FPS <= fps <= _MAX_FPS:
+        raise web.HTTPBadRequest(text=f"fps is a number from {_MIN_FPS:g} to {_MAX_FPS:g}\n")
     return fps
 
 

@@ -487,6 +487,12 @@ def test_more_viewers_than_there_may_be_are_turned_away(
                 assert (closed.code, closed.reason) == (1013, "too many viewers")
         async with visit(url) as again:
             await again.text("cameras")
+        # Who has not said hello yet counts as well.
+        async with visit(url, hello=False) as one, visit(url, hello=False) as two, visit(url) as three:
+            assert (await three.closed()).code == 1013
+            for visitor in (one, two):
+                await visitor.say(type="hello", v=1)
+                await visitor.text("cameras")
 
     run(work)
 
