@@ -21,7 +21,7 @@ import pytest
 from camfabric.common.errors import ConfigError, EndpointError
 from camfabric.gateway import Gateway, GatewaySettings
 from camfabric.gateway.accounts import make_line
-from camfabric.gateway.settings import WEB_TIMES
+from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES
 from camfabric.publisher import Publisher
 
 from .conftest import Eventually, RunningBroker, StartBroker, StartGateway
@@ -210,13 +210,54 @@ def test_nobody_holds_a_connection_by_sending_slowly(
     broker: RunningBroker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("camfabric.gateway.server.WEB_TIMES", dataclasses.replace(WEB_TIMES, request_s=0.5))
-    url = urlsplit(start_gateway(broker.endpoint).url)
-    assert url.hostname
-    for begin in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
-        with socket.create_connection((url.hostname, url.port or 80), timeout=10) as connection:
+    monkeypatch.setattr("camfabric.gateway.door.WEB_TIMES", dataclasses.replace(WEB_TIMES, request_s=0.5))
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\nname="
+    with contextlib.ExitStack() as stack:
+        url = start_gateway(broker.endpoint).url
+        connections = [stack.enter_context(_connect(url)) for _ in range(4)]
+        host = b" HTTP/1.1\r\nHost: localhost\r\n"
+        begins = (b"", b"GET /" + host + b"X-Slow: ", b"POST /sign-in" + host + form, b"GET /healthz" + host + form)
+        for connection, begin in zip(connections, begins, strict=True):
             connection.sendall(begin)
+        for connection in connections:
             with contextlib.suppress(ConnectionResetError):
-                assert connection.recv(1) == b""
+                while connection.recv(1000):
+                    pass
+
+
+def _connect(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname or "", parts.port or 80), timeout=5)
+
+
+def test_connections_beyond_the_bound_are_closed_at_once(
+    broker: RunningBroker,
+    start_gateway: StartGateway,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr("camfabric.gateway.server.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, connections=3))
+    tls = {"cert": certificate[0], "cert_key": certificate[1]}
+
+    def is_let_in(url: str) -> bool:
+        with _connect(url) as connection:
+            connection.settimeout(0.2)
+            try:
+                connection.recv(1)
+            except TimeoutError:
+                return True
+            except ConnectionResetError:
+                pass
+            return False
+
+    for settings in ({}, tls):
+        url = start_gateway(broker.endpoint, **settings).url
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(_connect(url))
+            assert not is_let_in(url)
+        eventually(lambda: is_let_in(url))  # noqa: B023  (called at once)
 
 
 # Sign-in
