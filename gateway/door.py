@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from camfabric.gateway.address import origin_of
 from camfabric.gateway.caller import ANYBODY, Caller, set_caller
 from camfabric.gateway.hub import HUB, Hub
 from camfabric.gateway.settings import WEB_TIMES
@@ -35,9 +36,10 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-site",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-_YEAR: Final = "max-age=31536000"
+_PICTURES: Final = (".jpg", ".mjpeg")
+"""What pages of other origins may show, where that is wanted."""
 
 
 def client_address(request: web.Request) -> str:
@@ -77,19 +79,20 @@ class Door:
     opens the WebSocket, has to come from our own page.
     """
 
-    def __init__(self, sign_in: SignIn, hosts: Iterable[str], *, is_secure: bool) -> None:
+    def __init__(self, sign_in: SignIn, hosts: Iterable[str], *, is_secure: bool, embed: Iterable[str] = ()) -> None:
         self._sign_in = sign_in
         self._is_secure = is_secure
+        self._embed = frozenset(embed)
         own = socket.gethostname().lower()
         self._hosts = frozenset({"localhost", own, f"{own}.local", *(host.lower() for host in hosts)})
 
     async def add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Put in what every answer has. For `on_response_prepare`."""
+        if request.path.endswith(_PICTURES) and self._embeds(request):
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["Server"] = "camfabric"
-        if self._is_secure:
-            response.headers.setdefault("Strict-Transport-Security", _YEAR)
 
     def middleware(self) -> Middleware:
         """For the application."""
@@ -98,6 +101,7 @@ class Door:
         async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._check_host(request)
             self._check_origin(request)
+            self._check_embedding(request)
             try:
                 caller = await self._caller(request)
             except Busy as error:
@@ -129,6 +133,24 @@ class Door:
         elif _netloc_of(origin) == request.headers.get("Host", "").lower():
             return
         raise web.HTTPForbidden(text="the request comes from a page of another origin\n")
+
+    def _embeds(self, request: web.BaseRequest) -> bool:
+        """Whether the page that shows what is asked for may do so."""
+        return origin_of(request.headers.get("Referer", "")) in self._embed
+
+    def _check_embedding(self, request: web.Request) -> None:
+        """A page elsewhere can ask for pictures without seeing them: each would take a viewer's place."""
+        if not request.path.endswith(_PICTURES) or self._embeds(request):
+            return
+        site = request.headers.get("Sec-Fetch-Site")
+        if site is None:
+            # No browser, or one over HTTP; ours sends no Referer.
+            referer = request.headers.get("Referer")
+            if referer is None or _netloc_of(referer) == request.headers.get("Host", "").lower():
+                return
+        elif site in ("none", "same-origin") or request.headers.get("Sec-Fetch-Dest") == "document":
+            return  # ours, or somebody who follows a link
+        raise web.HTTPForbidden(text="a page of another origin shows this: start the gateway with --embed ORIGIN\n")
 
     async def _caller(self, request: web.Request) -> Caller | None:
         """Who asks; None where that is not known.

@@ -14,7 +14,7 @@ from camfabric.common.errors import ConfigError, EndpointError
 from camfabric.common.sockets import room_for_connections
 from camfabric.common.stats import Standing
 from camfabric.gateway import api
-from camfabric.gateway.address import check_open, load_certificate, parse_address, tls_context
+from camfabric.gateway.address import check_host, check_open, check_origin, load_certificate, parse_address, tls_context
 from camfabric.gateway.door import Door
 from camfabric.gateway.hub import HUB, Hub
 from camfabric.gateway.listener import Room, open_listeners
@@ -47,14 +47,16 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._address = parse_address(settings.listen)
+        named = [check_host(host) for host in settings.hosts]
+        embed = [check_origin(origin) for origin in settings.embed]
         check_open(settings, self._address)
         self._tls = tls_context(settings.cert, settings.cert_key)
         self._tls_stamp = self._certificate_stamp()
         self._standing = Standing(logger)
         self._pages = Pages()
         self._sign_in = SignIn(settings.password_file, settings.token_file)
-        hosts = [*settings.hosts, *([] if self._address.host == "*" else [self._address.host])]
-        self._door = Door(self._sign_in, hosts, is_secure=self._tls is not None)
+        hosts = [*named, *([] if self._address.host == "*" else [self._address.host])]
+        self._door = Door(self._sign_in, hosts, is_secure=self._tls is not None, embed=embed)
         self._servers: list[asyncio.Server] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()

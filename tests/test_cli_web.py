@@ -87,6 +87,8 @@ def test_accounts_are_read_again_at_a_hangup(
         (["--token-file", "nothing"], "No such file"),
         (["--from", "tcp://192.0.2.1:5551"], "beyond loopback"),
         (["--from", "nonsense"], "endpoint"),
+        (["--host", ""], "--host '': it is a name alone"),
+        (["--embed", "home.example"], "--embed 'home.example': it is the origin of a page"),
         (["--wrong"], "No such option"),
     ],
 )

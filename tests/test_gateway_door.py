@@ -173,8 +173,41 @@ def test_each_answer_has_the_headers_that_keep_it_in_its_place(guarded: str) -> 
                     assert "unsafe" not in answer.headers["Content-Security-Policy"]
                     assert answer.headers["X-Content-Type-Options"] == "nosniff"
                     assert answer.headers["Referrer-Policy"] == "no-referrer"
+                    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
                     assert answer.headers["Server"] == "camfabric"
                     assert "Access-Control-Allow-Origin" not in answer.headers
+
+    run(work)
+
+
+def test_only_pages_that_are_named_show_pictures_elsewhere(broker: RunningBroker, start_gateway: StartGateway) -> None:
+    url = start_gateway(broker.endpoint, embed=["http://Home.example:80", "https://[::1]:8123/"]).url
+
+    async def work() -> None:
+        await _known(url, 2)
+        image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+        async with aiohttp.ClientSession() as session:
+            for headers, status, policy in (
+                ({}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "same-origin"}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "none"}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 200, "same-origin"),
+                ({"Referer": f"{url}/"}, 200, "same-origin"),
+                (image, 403, "same-origin"),
+                (image | {"Sec-Fetch-Site": "same-site"}, 403, "same-origin"),
+                (image | {"Referer": "http://evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example.evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example:8080/"}, 403, "same-origin"),
+                (image | {"Referer": "https://home.example/"}, 403, "same-origin"),
+                ({"Referer": "http://evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example/wall?x"}, 200, "cross-origin"),
+                (image | {"Referer": "https://[::1]:8123/"}, 200, "cross-origin"),
+            ):
+                for name in ("snapshot.jpg", "stream.mjpeg"):
+                    async with session.get(f"{url}/api/cameras/vault/{name}", headers=headers) as answer:
+                        assert (answer.status, answer.headers["Cross-Origin-Resource-Policy"]) == (status, policy)
+            async with session.get(f"{url}/api/cameras", headers={"Referer": "http://home.example/"}) as answer:
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
     run(work)
 
@@ -430,7 +463,8 @@ def test_over_https_the_cookie_is_secure_and_the_certificate_can_be_renewed(
             async with session.post(f"{gateway.url}/sign-in", data=form, allow_redirects=False, ssl=trusted) as answer:
                 assert answer.status == 303
                 assert "Secure" in answer.headers["Set-Cookie"]
-                assert "Strict-Transport-Security" in answer.headers
+                # For a proxy to say: whoever changes back to HTTP would be locked out.
+                assert "Strict-Transport-Security" not in answer.headers
         async with visit(gateway.url, headers=_basic("anna", "correct horse"), ssl=trusted) as visitor:
             await visitor.watch((1, "vault", "cam", "any"))
             await visitor.pictures(3)
@@ -475,6 +509,28 @@ def test_beyond_loopback_it_wants_a_sign_in_and_https(
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="--listen"):
         Gateway(_settings(listen=listen))
+
+
+@pytest.mark.parametrize("host", ["", " ", "a b/c", "https://x:8443", "x:8443", "x/y", "*", "."])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"--host .*: it is a name alone"):
+        Gateway(_settings(listen="127.0.0.1:0", hosts=[host]))
+
+
+@pytest.mark.parametrize("origin", ["", "null", "*", "home.example", "ftp://x", "http://", "http://x/y", "http://x:y"])
+def test_an_origin_that_is_none_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"--embed .*: it is the origin"):
+        Gateway(_settings(listen="127.0.0.1:0", embed=[origin]))
+
+
+def test_a_key_with_a_password_is_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "pkey", "-in", str(certificate[1]), "-aes256", "-passout", "pass:secret", "-out", str(locked)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="it has a password: take that off by openssl pkey -in"):
+        Gateway(_settings(listen="127.0.0.1:0", cert=certificate[0], cert_key=locked))
 
 
 def test_files_that_are_no_certificate_are_refused(
