@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -12,6 +13,9 @@ from camfabric.gateway.caller import caller_of
 from camfabric.gateway.hub import HUB
 
 __all__ = ["cameras", "errors_as_json", "healthz"]
+
+
+_CLIENT_GONE: Final = 499
 
 
 async def cameras(request: web.Request) -> web.Response:
@@ -41,6 +45,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Errors in one line: as JSON under `/api/`, as text for pictures and elsewhere."""
     try:
         return await handler(request)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=_CLIENT_GONE)  # nobody gets it
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise

@@ -215,9 +215,10 @@ class Viewer:
         return self._sending_since is not None
 
     def check_stuck(self) -> None:
-        """Cut the connection where the other side has taken nothing for long."""
+        """Cut the connection where the other side has for long taken nothing, or acknowledged nothing that waits."""
         since = self._sending_since
-        if since is not None and time.monotonic() - since > WEB_TIMES.stuck_s:
+        is_stuck = since is not None and time.monotonic() - since > WEB_TIMES.stuck_s
+        if is_stuck or (self._ready and self._window.unanswered_s > WEB_TIMES.stuck_s):
             self._sending_since = None
             self._cut()
 

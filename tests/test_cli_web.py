@@ -150,6 +150,8 @@ def test_a_password_becomes_a_line_for_the_file() -> None:
         (["anna"], "\n", "empty"),
         (["anna"], "", "empty"),
         (["anna", "--cameras", "a//b"], "x\n", "filter"),
+        (["anna", "--cameras", ""], "x\n", "--cameras ''"),
+        (["anna", "--cameras", " ,"], "x\n", "--cameras ' ,'"),
     ],
 )
 def test_a_password_that_cannot_be_is_one_line(arguments: list[str], typed: str, why: str) -> None:

@@ -90,6 +90,7 @@ def test_a_password_is_right_or_not(password: str) -> None:
         ANNA[:-12] + ":",
         ANNA + "no//filter",
         ANNA + "cctv,..",
+        ANNA + ",",
     ],
 )
 def test_a_line_that_is_wrong_is_named_and_its_hash_is_not(line: str) -> None:

@@ -57,6 +57,25 @@ def _run_link(
     return took, count
 
 
+def test_a_window_knows_for_how_long_nothing_was_acknowledged(clock: Clock) -> None:
+    window = Window(clock=clock)
+    assert window.unanswered_s == 0
+    for _ in range(3):
+        window.sent(100)
+        clock.now += 2
+    assert window.unanswered_s == 6
+    assert window.acknowledged(1)
+    assert window.unanswered_s == 0
+    clock.now += 5
+    assert not window.acknowledged(1)
+    assert window.unanswered_s == 5
+    assert window.acknowledged(3)
+    clock.now += 5
+    assert window.unanswered_s == 0
+    window.sent(100)
+    assert window.unanswered_s == 0
+
+
 @pytest.mark.parametrize("round_trip_s", [0.002, 0.05])
 def test_on_a_thin_link_little_is_under_way(clock: Clock, round_trip_s: float) -> None:
     window = Window(clock=clock)
