@@ -21,9 +21,10 @@ _CLIENT_GONE: Final = 499
 async def cameras(request: web.Request) -> web.Response:
     """`GET /api/cameras`: each camera that the caller may see, as the WebSocket tells it."""
     hub = request.app[HUB]
-    texts = hub.cameras.texts(filter(caller_of(request).sees, hub.cameras.names()))
+    caller = caller_of(request)
+    texts = hub.cameras.texts(filter(caller.sees, hub.cameras.names()))
     return web.Response(
-        text=f'{{"cameras":[{",".join(texts)}],"trouble":{json.dumps(hub.trouble, ensure_ascii=False)}}}\n',
+        text=f'{{"cameras":[{",".join(texts)}],"trouble":{json.dumps(hub.trouble_for(caller), ensure_ascii=False)}}}\n',
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )

@@ -8,6 +8,7 @@ import binascii
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,14 +16,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from camfabric.gateway.address import origin_of
-from camfabric.gateway.caller import ANYBODY, Caller, set_caller
+from camfabric.gateway.caller import ANYBODY, Caller, network_of, set_caller
 from camfabric.gateway.hub import HUB, Hub
 from camfabric.gateway.settings import WEB_TIMES
 from camfabric.gateway.sign_in import SESSION_S, Busy, SignIn
 
 __all__ = ["Door", "client_address"]
 
-_COOKIE: Final = "camfabric"
 _OPEN: Final = ("/sign-in", "/sign-out", "/healthz")
 _OPEN_BELOW: Final = "/page/"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -107,7 +107,7 @@ class Door:
             except Busy as error:
                 raise _too_many(error) from None
             if caller is not None:
-                set_caller(request, caller)
+                set_caller(request, replace(caller, address=network_of(client_address(request))))
             elif request.path not in _OPEN and not request.path.startswith(_OPEN_BELOW):
                 raise self._refusal(request)
             return await handler(request)
@@ -162,7 +162,7 @@ class Door:
             return ANYBODY
         authorization = request.headers.get("Authorization")
         if authorization is None:
-            cookie = request.cookies.get(_COOKIE)
+            cookie = request.cookies.get(self._cookie(request))
             return None if cookie is None else self._sign_in.by_session(cookie)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer":
@@ -172,12 +172,18 @@ class Door:
             return await self._sign_in.by_password(name, password, client_address(request))
         return None
 
-    @staticmethod
-    def _refusal(request: web.Request) -> web.HTTPException:
+    def _cookie(self, request: web.Request) -> str:
+        """The cookie's name: hosts have the cookies of all their ports together."""
+        _, port, *_ = request.get_extra_info("sockname")
+        return f"{'__Host-' if self._is_secure else ''}camfabric-{port}"
+
+    def _refusal(self, request: web.Request) -> web.HTTPException:
         if request.path == "/":
             return web.HTTPSeeOther("sign-in")
         # Not to a page: its browser would ask for the password itself, in a window of its own.
-        is_page = _COOKIE in request.cookies or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+        is_page = (
+            self._cookie(request) in request.cookies or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+        )
         challenge = {} if is_page or request.path == "/api/cameras" else {"WWW-Authenticate": 'Basic realm="camfabric"'}
         return web.HTTPUnauthorized(text="sign in first\n", headers=challenge)
 
@@ -201,7 +207,7 @@ class Door:
             raise web.HTTPForbidden(text="the name or the password is wrong\n")
         answer = web.Response(status=303, headers={"Location": "./", "Cache-Control": "no-store"})
         answer.set_cookie(
-            _COOKIE,
+            self._cookie(request),
             self._sign_in.begin(caller),
             max_age=int(SESSION_S),
             path="/",
@@ -213,12 +219,12 @@ class Door:
 
     async def sign_out(self, request: web.Request) -> web.StreamResponse:
         """`POST /sign-out`: ends the session, and what it has open."""
-        cookie = request.cookies.get(_COOKIE)
+        cookie = request.cookies.get(self._cookie(request))
         caller = None if cookie is None else self._sign_in.end(cookie)
         if caller is not None:
             request.app[HUB].end(lambda other: other.session == caller.session)
         answer = web.Response(status=303, headers={"Location": "sign-in", "Cache-Control": "no-store"})
-        answer.del_cookie(_COOKIE, path="/", httponly=True, samesite="Strict", secure=self._is_secure)
+        answer.del_cookie(self._cookie(request), path="/", httponly=True, samesite="Strict", secure=self._is_secure)
         return answer
 
     def recheck(self, hub: Hub) -> None:

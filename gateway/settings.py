@@ -22,6 +22,8 @@ class WebLimits:
     """In all, whatever they are for; never more than the process has descriptors for."""
     viewers: int = 100
     """WebSockets and MJPEG streams together."""
+    shares: int = 4
+    """One user, or one address where there is no sign-in, has one of so many shares of viewers, snapshots, starts."""
     streams: int = 256
     """Of one viewer."""
     message_bytes: int = 64 * 1024

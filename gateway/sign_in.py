@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 SESSION_S: Final = 7 * 24 * 3600.0
 """A session that is not used for so long is over."""
 _MAX_SESSIONS: Final = 1000
+_MAX_SESSIONS_OF_ONE: Final = 50
+"""Of one user; the one that was not used for longest goes."""
 _MAX_PROVED: Final = 1000
 _PROVED_S: Final = 300.0
 """How long a password that came with a request and was right need not be hashed again."""
@@ -188,6 +190,9 @@ class SignIn:
         """A new session. Returns what its cookie has."""
         cookie = secrets.token_urlsafe(32)
         key = _key_of(cookie)
+        own = [other for other, session in self._sessions.items() if session.caller.user == caller.user]
+        if len(own) >= _MAX_SESSIONS_OF_ONE:
+            del self._sessions[own[0]]
         self._sessions[key] = _Session(replace(caller, session=key), self._clock())
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -213,6 +218,7 @@ class SignIn:
         """A session is still used: a page is open."""
         if (session := self._sessions.get(caller.session)) is not None:
             session.used_at = self._clock()
+            self._sessions.move_to_end(caller.session)
 
     def _stamp(self) -> object:
         stamps = []

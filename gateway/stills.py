@@ -19,7 +19,7 @@ from camfabric.common.status import IDLE, LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, LOW, check_camera
 from camfabric.gateway.caller import caller_of
 from camfabric.gateway.feeds import Feed
-from camfabric.gateway.hub import HUB, Hub
+from camfabric.gateway.hub import HUB, NO_FABRIC, Hub
 from camfabric.gateway.packet import Packet
 from camfabric.gateway.placard import placard
 from camfabric.gateway.protocol import StreamKey
@@ -126,7 +126,7 @@ async def _first(hub: Hub, key: StreamKey, newest: _Newest, feed: Feed) -> Frame
 def _why_none(hub: Hub, camera: str) -> str:
     status = hub.cameras.status(camera)
     if hub.trouble:
-        return "no picture: the gateway has no connection to the fabric"
+        return f"no picture: {NO_FABRIC}"
     if status is None:
         return "no picture: the camera is gone"
     if status.state == LIVE:
@@ -149,15 +149,19 @@ async def snapshot(request: web.Request) -> web.StreamResponse:
     key, status = _asked_for(request)
     if status.state not in (LIVE, IDLE):
         raise _unavailable(_why_none(hub, key[1]))
-    if hub.snapshots >= WEB_LIMITS.snapshots:
+    holder = caller_of(request).holder
+    own = hub.snapshots[holder] if holder else 0
+    if hub.snapshots.total() >= WEB_LIMITS.snapshots or own >= WEB_LIMITS.snapshots // WEB_LIMITS.shares:
         hub.served["refused"] += 1
         raise _unavailable("too many snapshots at once")
-    hub.snapshots += 1
+    hub.snapshots[holder] += 1
     try:
         with _listening(hub, key) as (newest, feed):
             frame = await _first(hub, key, newest, feed)
     finally:
-        hub.snapshots -= 1
+        hub.snapshots[holder] -= 1
+        if not hub.snapshots[holder]:
+            del hub.snapshots[holder]
     hub.served["snapshot"] += 1
     return web.Response(
         body=bytes(frame.payload),
@@ -174,7 +178,7 @@ async def mjpeg(request: web.Request) -> web.StreamResponse:
     hub = request.app[HUB]
     key, _ = _asked_for(request)
     interval_s = 1 / _fps(request)
-    if hub.is_full():
+    if hub.is_full(caller_of(request)):
         hub.served["refused"] += 1
         raise _unavailable("too many viewers")
     answer = web.StreamResponse(

@@ -36,7 +36,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         timeout=2.0,
     )
     await socket.prepare(request)
-    if hub.is_full():
+    if hub.is_full(caller):
         hub.served["refused"] += 1
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many viewers")
         return socket
@@ -50,12 +50,12 @@ async def stream(request: web.Request) -> web.StreamResponse:
                 hub.feeds,
                 hub.cameras,
                 sees=caller.sees,
-                trouble=hub.trouble,
+                trouble=hub.trouble_for(caller),
                 cut=lambda: cut_off(request),
                 counts=hub.counts,
             )
             viewer.say(protocol.hello_text(user=caller.user, server=_SERVER, now_ms=time.time_ns() // 1_000_000))
-            with hub.informed(viewer):
+            with hub.informed(viewer, caller):
                 await _serve(socket, viewer)
         if viewer.is_sending:
             cut_off(request)  # what it has not taken would be kept for as long as its machine lives

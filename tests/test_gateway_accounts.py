@@ -11,7 +11,7 @@ import pytest
 
 from camfabric.common.errors import ConfigError
 from camfabric.gateway.accounts import make_line, parse_accounts, read_private, read_token, verify
-from camfabric.gateway.caller import Caller
+from camfabric.gateway.caller import Caller, network_of
 from camfabric.gateway.sign_in import SESSION_S, Busy, SignIn
 
 ANNA = "anna:scrypt$ln=15,r=8,p=1$G6uZkNnb/Rmf9t7Hq9B4BA$jEldLZbnot4nAQSGn92hTKM0LqkPSDMyBattBYeauok:"
@@ -257,12 +257,29 @@ def test_a_session_lasts_while_it_is_used(private: Callable[..., Path], opened: 
         assert sign_in.by_session(wrong) is None
 
 
-def test_sessions_are_bounded(private: Callable[..., Path], opened: list[SignIn]) -> None:
+def test_sessions_are_bounded_and_each_user_has_a_share(private: Callable[..., Path], opened: list[SignIn]) -> None:
     opened.append(sign_in := SignIn(private(ANNA), None))
-    first = sign_in.begin(Caller("anna"))
-    others = [sign_in.begin(Caller("anna")) for _ in range(1000)]
-    assert sign_in.by_session(first) is None
-    assert sign_in.by_session(others[-1]) is not None
+    first, second = (sign_in.begin(Caller("anna")) for _ in range(2))
+    used = sign_in.by_session(second)
+    assert used is not None
+    others = [sign_in.begin(Caller("anna")) for _ in range(48)]
+    sign_in.touch(used)
+    newest = [sign_in.begin(Caller("anna")) for _ in range(2)]
+    kept = [sign_in.by_session(cookie) is not None for cookie in (first, second, *others[:2], *newest)]
+    assert kept == [False, True, False, True, True, True]
+    for number in range(1000):
+        sign_in.begin(Caller(f"user{number}"))
+    assert sign_in.by_session(second) is None
+
+
+def test_whose_share_is_used_up() -> None:
+    holders = [Caller("anna", address=address).holder for address in ("127.0.0.1", "192.0.2.1")]
+    assert holders[0] == holders[1] != Caller("boris").holder
+    assert Caller(address=network_of("192.0.2.1")).holder == "192.0.2.1"
+    assert Caller(address=network_of("::ffff:192.0.2.1")).holder == "192.0.2.1"
+    assert Caller(address=network_of("2001:db8::1")).holder == Caller(address=network_of("2001:db8::2")).holder != ""
+    for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""):
+        assert Caller(address=network_of(address)).holder == ""
 
 
 # Changes

@@ -184,7 +184,9 @@ def test_only_pages_that_are_named_show_pictures_elsewhere(broker: RunningBroker
     url = start_gateway(broker.endpoint, embed=["http://Home.example:80", "https://[::1]:8123/"]).url
 
     async def work() -> None:
-        await _known(url, 2)
+        async with asyncio.timeout(10):
+            while await _status(f"{url}/api/cameras/vault/snapshot.jpg") != 200:
+                await asyncio.sleep(0.05)
         image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
         async with aiohttp.ClientSession() as session:
             for headers, status, policy in (
@@ -306,7 +308,7 @@ def test_without_a_sign_in_nothing_is_shown(guarded: str) -> None:
             assert await _status(guarded + path) == status, path
         for headers in (
             {"Authorization": "Basic nonsense"}, {"Authorization": "Bearer "}, {"Authorization": "Digest x"},
-            {"Cookie": "camfabric=x"}, {"Authorization": ""},
+            {"Cookie": f"camfabric-{urlsplit(guarded).port}=x"}, {"Authorization": ""},
         ):  # fmt: skip
             assert await _status(f"{guarded}/api/cameras", headers=headers) in (401, 429)
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
@@ -323,7 +325,7 @@ def test_programs_are_asked_for_a_password_and_pages_are_not(guarded: str) -> No
             for headers, is_asked in (
                 ({}, True),
                 ({"Sec-Fetch-Mode": "cors"}, False),
-                ({"Cookie": "camfabric=x"}, False),
+                ({"Cookie": f"camfabric-{urlsplit(guarded).port}=x"}, False),
             ):
                 address = f"{guarded}/api/cameras/vault/snapshot.jpg"
                 async with session.get(address, headers=headers) as answer:
@@ -354,6 +356,8 @@ def test_a_user_sees_his_cameras_and_the_others_do_not_exist(guarded: str) -> No
                 text = await answer.text()
                 assert "cctv/lobby" in text
                 assert "vault" not in text
+                # Totals would tell of the others.
+                assert "camfabric_gateway" not in text
         async with visit(guarded, headers=boris) as visitor:
             await visitor.watch(
                 (1, "vault", "cam", "any"), (2, "cctv/lobby", "cam", "any"), (3, "vault", "low", "jpeg")
@@ -362,6 +366,24 @@ def test_a_user_sees_his_cameras_and_the_others_do_not_exist(guarded: str) -> No
             await visitor.text("status")
             assert visitor.texts[0]["user"] == "boris"
             assert "vault" not in json.dumps(visitor.texts)
+
+    run(work)
+
+
+def test_a_user_has_a_share_and_others_have_the_rest(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camfabric.gateway.hub.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, viewers=4))
+    monkeypatch.setattr("camfabric.gateway.stills.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, snapshots=3))
+    boris, anna = _basic("boris", "battery"), _basic("anna", "correct horse")
+
+    async def work() -> None:
+        await _known(guarded, 2, headers=anna)
+        picture = f"{guarded}/api/cameras/cctv/lobby/snapshot.jpg"
+        assert await _status(picture, headers=boris) == 503  # his share of three is none
+        async with visit(guarded, headers=boris) as one, visit(guarded, headers=boris) as two:
+            assert (await two.closed()).code == 1013
+            async with visit(guarded, headers=anna) as hers:
+                await hers.text("cameras")
+            await one.text("cameras")
 
     run(work)
 
@@ -463,6 +485,7 @@ def test_over_https_the_cookie_is_secure_and_the_certificate_can_be_renewed(
             async with session.post(f"{gateway.url}/sign-in", data=form, allow_redirects=False, ssl=trusted) as answer:
                 assert answer.status == 303
                 assert "Secure" in answer.headers["Set-Cookie"]
+                assert answer.headers["Set-Cookie"].startswith(f"__Host-camfabric-{urlsplit(gateway.url).port}=")
                 # For a proxy to say: whoever changes back to HTTP would be locked out.
                 assert "Strict-Transport-Security" not in answer.headers
         async with visit(gateway.url, headers=_basic("anna", "correct horse"), ssl=trusted) as visitor:

@@ -543,6 +543,11 @@ def test_more_viewers_than_there_may_be_are_turned_away(
                 assert (closed.code, closed.reason) == (1013, "too many viewers")
         async with visit(url) as again:
             await again.text("cameras")
+        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+            text = ""
+            while "camfabric_gateway_viewers 0.0" not in text:
+                async with session.get(f"{url}/metrics") as answer:
+                    text = await answer.text()
         # Who has not said hello yet counts as well.
         async with visit(url, hello=False) as one, visit(url, hello=False) as two, visit(url) as three:
             assert (await three.closed()).code == 1013
