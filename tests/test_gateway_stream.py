@@ -358,20 +358,21 @@ def test_a_page_that_resets_is_no_fault(
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 
-    async def work() -> None:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
-            text = ""
-            while "camfabric_gateway_viewers 0.0" not in text:
-                async with session.get(f"{gateway.url}/metrics") as answer:
-                    text = await answer.text()
-
-    run(work)
+    run(lambda: _all_left(gateway.url))
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def _noise(number: int) -> Any:
     """A picture of 100 kB."""
     return np.random.default_rng(number % 8).integers(0, 255, (360, 480, 3), np.uint8)
+
+
+async def _all_left(url: str) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+        text = ""
+        while "camfabric_gateway_viewers 0.0" not in text:
+            async with session.get(f"{url}/metrics") as answer:
+                text = await answer.text()
 
 
 def _upgraded(url: str) -> socket.socket:
@@ -541,13 +542,10 @@ def test_more_viewers_than_there_may_be_are_turned_away(
             async with visit(url) as three:
                 closed = await three.closed()
                 assert (closed.code, closed.reason) == (1013, "too many viewers")
+        await _all_left(url)
         async with visit(url) as again:
             await again.text("cameras")
-        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
-            text = ""
-            while "camfabric_gateway_viewers 0.0" not in text:
-                async with session.get(f"{url}/metrics") as answer:
-                    text = await answer.text()
+        await _all_left(url)
         # Who has not said hello yet counts as well.
         async with visit(url, hello=False) as one, visit(url, hello=False) as two, visit(url) as three:
             assert (await three.closed()).code == 1013
