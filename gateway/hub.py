@@ -34,7 +34,7 @@ class Hub:
     def __init__(self, settings: GatewaySettings) -> None:
         self.workshop: Final = Workshop()
         self.cameras: Final = Cameras()
-        self.feeds: Final = Feeds(self._subscribe, self.workshop)
+        self.feeds: Final = Feeds(self._subscribe, self.workshop, is_known=self.cameras.__contains__)
         self.fabric: Final = Fabric(settings, on_frame=self.feeds.take, on_status=self.cameras.heard)
         self._guests: dict[asyncio.Task[object], Caller] = {}
         self._viewers: dict[Viewer, Caller] = {}
@@ -62,8 +62,10 @@ class Hub:
 
     def is_full(self, caller: Caller) -> bool:
         """Whether there are as many guests as there may be, in all or of this one's."""
-        own = sum(other.holder == caller.holder for other in self._guests.values()) if caller.holder else 0
-        return len(self._guests) >= WEB_LIMITS.viewers or own >= WEB_LIMITS.viewers // WEB_LIMITS.shares
+        if len(self._guests) >= WEB_LIMITS.viewers:
+            return True
+        own = sum(other.holder == caller.holder for other in self._guests.values())
+        return bool(caller.holder) and own >= WEB_LIMITS.viewers // WEB_LIMITS.shares
 
     def trouble_for(self, caller: Caller) -> str:
         """Why there is no connection to the fabric; where the fabric is, is for those who may see all of it."""

@@ -17,7 +17,7 @@ from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Frame
 from camfabric.common.status import IDLE, LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, LOW, check_camera
-from camfabric.gateway.caller import caller_of
+from camfabric.gateway.caller import Caller, caller_of
 from camfabric.gateway.feeds import Feed
 from camfabric.gateway.hub import HUB, NO_FABRIC, Hub
 from camfabric.gateway.packet import Packet
@@ -83,9 +83,9 @@ def _asked_for(request: web.Request) -> tuple[StreamKey, Status]:
 
 
 @contextlib.contextmanager
-def _listening(hub: Hub, key: StreamKey) -> Iterator[tuple[_Newest, Feed]]:
+def _listening(hub: Hub, key: StreamKey, caller: Caller) -> Iterator[tuple[_Newest, Feed]]:
     newest = _Newest()
-    feed = hub.feeds.join(key, newest, "jpeg")
+    feed = hub.feeds.join(key, newest, "jpeg", holder=caller.holder)
     try:
         yield newest, feed
     finally:
@@ -150,13 +150,13 @@ async def snapshot(request: web.Request) -> web.StreamResponse:
     if status.state not in (LIVE, IDLE):
         raise _unavailable(_why_none(hub, key[1]))
     holder = caller_of(request).holder
-    own = hub.snapshots[holder] if holder else 0
-    if hub.snapshots.total() >= WEB_LIMITS.snapshots or own >= WEB_LIMITS.snapshots // WEB_LIMITS.shares:
+    is_over = bool(holder) and hub.snapshots[holder] >= WEB_LIMITS.snapshots // WEB_LIMITS.shares
+    if is_over or hub.snapshots.total() >= WEB_LIMITS.snapshots:
         hub.served["refused"] += 1
         raise _unavailable("too many snapshots at once")
     hub.snapshots[holder] += 1
     try:
-        with _listening(hub, key) as (newest, feed):
+        with _listening(hub, key, caller_of(request)) as (newest, feed):
             frame = await _first(hub, key, newest, feed)
     finally:
         hub.snapshots[holder] -= 1
@@ -184,7 +184,7 @@ async def mjpeg(request: web.Request) -> web.StreamResponse:
     answer = web.StreamResponse(
         headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}", "Cache-Control": "no-store"}
     )
-    with hub.admitted(caller_of(request)), _listening(hub, key) as (newest, feed):
+    with hub.admitted(caller_of(request)), _listening(hub, key, caller_of(request)) as (newest, feed):
         frame = await _first(hub, key, newest, feed)
         hub.served["mjpeg"] += 1
         await answer.prepare(request)

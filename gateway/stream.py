@@ -50,6 +50,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
                 hub.feeds,
                 hub.cameras,
                 sees=caller.sees,
+                holder=caller.holder,
                 trouble=hub.trouble_for(caller),
                 cut=lambda: cut_off(request),
                 counts=hub.counts,

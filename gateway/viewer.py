@@ -44,7 +44,8 @@ class Socket(Protocol):
 class Viewer:
     """Sends to one WebSocket. Streams take turns; texts go first, and are made when they are sent.
 
-    `sees` tells which cameras this viewer may see: others do not exist for it. `cut` ends the connection at once.
+    `sees` tells which cameras this viewer may see: others do not exist for it. `holder`
+    is whose share its streams begin from. `cut` ends the connection at once.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Viewer:
         cameras: Cameras,
         *,
         sees: Callable[[str], bool],
+        holder: str,
         trouble: str,
         cut: Callable[[], None],
         counts: Counts,
@@ -62,6 +64,7 @@ class Viewer:
         self._feeds = feeds
         self._cameras = cameras
         self._sees = sees
+        self._holder = holder
         self._cut = cut
         self._window = Window()
         self._lanes: dict[int, Lane] = {}
@@ -112,7 +115,7 @@ class Viewer:
                 if not self._joins.spend():
                     raise WireError("too many streams begun", reason="web")
                 lane = self._lanes[number] = Lane(stream, self._mark, self._count_dropped)
-                self._feeds.join(stream.key, lane, stream.form)
+                self._feeds.join(stream.key, lane, stream.form, holder=self._holder)
 
     def _leave(self, lane: Lane) -> None:
         del self._lanes[lane.stream.id]
