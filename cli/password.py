@@ -18,8 +18,9 @@ __all__ = ["password"]
 def password(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who signs in.")],
     cameras: Annotated[
-        str, typer.Option(help="What he may see: filters with commas between; none for all.", metavar="FILTER,FILTER")
-    ] = "",
+        str | None,
+        typer.Option(help="What he may see: filters with commas between; without it, all.", metavar="FILTER,FILTER"),
+    ] = None,
 ) -> None:
     """Ask for a password, or read it from standard input, and print a line for --password-file."""
     if importlib.util.find_spec("aiohttp") is None:
@@ -27,7 +28,13 @@ def password(
     from camfabric.gateway.accounts import check_name, make_line
 
     check_name(name)
-    filters = [text.strip() for text in cameras.split(",") if text.strip()]
+    filters = [text.strip() for text in (cameras or "").split(",") if text.strip()]
+    if cameras is not None and not filters:
+        raise ConfigError(
+            f"--cameras {cameras!r}: name what {name} may see, or leave --cameras out for all",
+            setting="--cameras",
+            value=cameras,
+        )
     write_line(make_line(name, _asked(name), filters))
 
 

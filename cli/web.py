@@ -24,6 +24,13 @@ def web(
         list[str] | None,
         typer.Option(help="A name under which browsers reach it, as behind a proxy; several times.", metavar="NAME"),
     ] = None,
+    embed: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pages of this origin may show snapshots and MJPEG, such as https://home.example; several times.",
+            metavar="ORIGIN",
+        ),
+    ] = None,
     cert: Annotated[
         Path | None, typer.Option(help="For HTTPS: the certificate, with its chain, in PEM.", metavar="FILE")
     ] = None,
@@ -61,6 +68,7 @@ def web(
             insecure=insecure,
             listen=listen,
             hosts=host or (),
+            embed=embed or (),
             cert=cert,
             cert_key=cert_key,
             password_file=password_file,

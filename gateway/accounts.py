@@ -169,6 +169,8 @@ def _account(line: str) -> Account:
     if len(hash_.digest) < _HASH_BYTES or len(hash_.salt) < _SALT_BYTES // 2:
         raise ConfigError(f"the hash is cut off; {_RULE}", setting="password file")
     wanted = [text.strip() for text in filters.split(",") if text.strip()]
+    if filters and not wanted:
+        raise ConfigError("its filters are empty: leave them out, with the comma, for all cameras", setting="filters")
     return Account(check_name(name), tuple(check_filter(text) for text in wanted) or ("",), hash_)
 
 

@@ -9,15 +9,27 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from camfabric.common.errors import ConfigError
 from camfabric.gateway.settings import GatewaySettings
 
-__all__ = ["Address", "check_open", "load_certificate", "parse_address", "tls_context"]
+__all__ = [
+    "Address",
+    "check_host",
+    "check_open",
+    "check_origin",
+    "load_certificate",
+    "origin_of",
+    "parse_address",
+    "tls_context",
+]
 
 logger = logging.getLogger(__name__)
 
 _FORM: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>\*|[\w.-]+)):(?P<port>[0-9]{1,5})")
+_HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+_PORTS: Final = {"http": 80, "https": 443}
 _EXAMPLES: Final = "it is HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or *:8443"
 
 
@@ -51,6 +63,50 @@ def parse_address(text: str) -> Address:
     if match is None or int(match["port"]) > 65535:
         raise ConfigError(f"--listen {text!r}: {_EXAMPLES}", setting="--listen", value=text)
     return Address(match["v6"] or match["host"], int(match["port"]))
+
+
+def check_host(text: str) -> str:
+    """Return what `--host` says, in small letters.
+
+    Raises:
+        ConfigError: it is no name of a host.
+    """
+    if not _HOST.fullmatch(text):
+        raise ConfigError(
+            f"--host {text!r}: it is a name alone, such as cameras.example, without a scheme, port or path",
+            setting="--host",
+            value=text,
+        )
+    return text.lower()
+
+
+def check_origin(text: str) -> str:
+    """Return what `--embed` says as browsers send it.
+
+    Raises:
+        ConfigError: it is no origin.
+    """
+    origin = origin_of(text)
+    if not origin or text.lower().rstrip("/") not in (origin, f"{origin}:80", f"{origin}:443"):
+        raise ConfigError(
+            f"--embed {text!r}: it is the origin of a page, such as https://home.example:8123",
+            setting="--embed",
+            value=text,
+        )
+    return origin
+
+
+def origin_of(url: str) -> str:
+    """The origin of an address of a page: scheme, host, and the port where it is not the usual one; "" for none."""
+    try:
+        parts = urlsplit(url.lower())
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    usual = _PORTS.get(parts.scheme)
+    if usual is None or not (_HOST.fullmatch(host) or ":" in host):
+        return ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port not in (None, usual) else ''}"
 
 
 def check_open(settings: GatewaySettings, address: Address) -> None:
@@ -106,10 +162,23 @@ def load_certificate(context: ssl.SSLContext, cert: Path, cert_key: Path) -> Non
             path.open("rb").close()
         except OSError as error:
             raise ConfigError(f"{option} {path}: {error.strerror}", setting=option, value=str(path)) from error
+    asked: list[str] = []
+
+    def no_password() -> str:
+        # Without it, it would be asked for on the terminal.
+        asked.append("password")
+        return ""
+
     try:
-        # A password would be asked for on the terminal.
-        context.load_cert_chain(cert, cert_key, password=lambda: "")
+        context.load_cert_chain(cert, cert_key, password=no_password)
     except (ssl.SSLError, OSError) as error:
+        if asked:
+            raise ConfigError(
+                f"--cert-key {cert_key}: it has a password: take that off by"
+                f" openssl pkey -in {cert_key} -out plain.pem, and give plain.pem",
+                setting="--cert-key",
+                value=str(cert_key),
+            ) from error
         why = getattr(error, "reason", None) or "they cannot be read"
         raise ConfigError(
             f"--cert {cert} and --cert-key {cert_key}: {str(why).lower().replace('_', ' ')}:"

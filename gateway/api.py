@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -14,12 +15,16 @@ from camfabric.gateway.hub import HUB
 __all__ = ["cameras", "errors_as_json", "healthz"]
 
 
+_CLIENT_GONE: Final = 499
+
+
 async def cameras(request: web.Request) -> web.Response:
     """`GET /api/cameras`: each camera that the caller may see, as the WebSocket tells it."""
     hub = request.app[HUB]
-    texts = hub.cameras.texts(filter(caller_of(request).sees, hub.cameras.names()))
+    caller = caller_of(request)
+    texts = hub.cameras.texts(filter(caller.sees, hub.cameras.names()))
     return web.Response(
-        text=f'{{"cameras":[{",".join(texts)}],"trouble":{json.dumps(hub.trouble, ensure_ascii=False)}}}\n',
+        text=f'{{"cameras":[{",".join(texts)}],"trouble":{json.dumps(hub.trouble_for(caller), ensure_ascii=False)}}}\n',
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
@@ -41,6 +46,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Errors in one line: as JSON under `/api/`, as text for pictures and elsewhere."""
     try:
         return await handler(request)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=_CLIENT_GONE)  # nobody gets it
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise

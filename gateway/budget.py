@@ -31,6 +31,10 @@ class Budget:
         self._left -= 1
         return True
 
+    def give_back(self) -> None:
+        """What was spent last was not to be counted."""
+        self._left = min(self._left + 1, self._at_once)
+
     def wait_s(self) -> float:
         """How long until it may be done once more."""
         self._count()

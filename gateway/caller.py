@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,7 +10,7 @@ from aiohttp import web
 
 from camfabric.common.topics import covers
 
-__all__ = ["ANYBODY", "Caller", "caller_of", "set_caller"]
+__all__ = ["ANYBODY", "Caller", "caller_of", "is_loopback", "network_of", "set_caller"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,45 @@ class Caller:
     session: bytes = field(default=b"", repr=False)
     """By what his session is found, where he came by cookie."""
 
+    address: str = ""
+    """Where he comes from, as `network_of` counts it."""
+
+    @property
+    def holder(self) -> str:
+        """Whose share of what is bounded he uses up; "" for nobody's: from loopback come a proxy's users, all alike."""
+        if self.user is not None:
+            return f"user {self.user}"
+        return "" if is_loopback(self.address) else self.address
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether he may see every camera."""
+        return "" in self.filters
+
     def sees(self, camera: str) -> bool:
         """Whether he may see a camera; to him, others do not exist."""
         return any(covers(filter_, camera) for filter_ in self.filters)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own, or none."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return not address or address == str(ipaddress.ip_network(("::1", 64), strict=False))
+
+
+def network_of(address: str) -> str:
+    """What an address is counted as: one of IPv6 as its network of 64 bits, for its holder has all of these."""
+    try:
+        number = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(number, ipaddress.IPv4Address):
+        return address
+    if number.ipv4_mapped is not None:
+        return str(number.ipv4_mapped)
+    return str(ipaddress.ip_network((int(number), 64), strict=False))
 
 
 ANYBODY: Final = Caller()

@@ -8,20 +8,21 @@ import binascii
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from camfabric.gateway.caller import ANYBODY, Caller, set_caller
+from camfabric.gateway.address import origin_of
+from camfabric.gateway.caller import ANYBODY, Caller, network_of, set_caller
 from camfabric.gateway.hub import HUB, Hub
 from camfabric.gateway.settings import WEB_TIMES
 from camfabric.gateway.sign_in import SESSION_S, Busy, SignIn
 
 __all__ = ["Door", "client_address"]
 
-_COOKIE: Final = "camfabric"
 _OPEN: Final = ("/sign-in", "/sign-out", "/healthz")
 _OPEN_BELOW: Final = "/page/"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,9 +36,10 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-site",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
-_YEAR: Final = "max-age=31536000"
+_PICTURES: Final = (".jpg", ".mjpeg")
+"""What pages of other origins may show, where that is wanted."""
 
 
 def client_address(request: web.Request) -> str:
@@ -77,19 +79,20 @@ class Door:
     opens the WebSocket, has to come from our own page.
     """
 
-    def __init__(self, sign_in: SignIn, hosts: Iterable[str], *, is_secure: bool) -> None:
+    def __init__(self, sign_in: SignIn, hosts: Iterable[str], *, is_secure: bool, embed: Iterable[str] = ()) -> None:
         self._sign_in = sign_in
         self._is_secure = is_secure
+        self._embed = frozenset(embed)
         own = socket.gethostname().lower()
         self._hosts = frozenset({"localhost", own, f"{own}.local", *(host.lower() for host in hosts)})
 
     async def add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Put in what every answer has. For `on_response_prepare`."""
+        if request.path.endswith(_PICTURES) and self._embeds(request):
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["Server"] = "camfabric"
-        if self._is_secure:
-            response.headers.setdefault("Strict-Transport-Security", _YEAR)
 
     def middleware(self) -> Middleware:
         """For the application."""
@@ -98,12 +101,13 @@ class Door:
         async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._check_host(request)
             self._check_origin(request)
+            self._check_embedding(request)
             try:
                 caller = await self._caller(request)
             except Busy as error:
                 raise _too_many(error) from None
             if caller is not None:
-                set_caller(request, caller)
+                set_caller(request, replace(caller, address=network_of(client_address(request))))
             elif request.path not in _OPEN and not request.path.startswith(_OPEN_BELOW):
                 raise self._refusal(request)
             return await handler(request)
@@ -130,6 +134,24 @@ class Door:
             return
         raise web.HTTPForbidden(text="the request comes from a page of another origin\n")
 
+    def _embeds(self, request: web.BaseRequest) -> bool:
+        """Whether the page that shows what is asked for may do so."""
+        return origin_of(request.headers.get("Referer", "")) in self._embed
+
+    def _check_embedding(self, request: web.Request) -> None:
+        """A page elsewhere can ask for pictures without seeing them: each would take a viewer's place."""
+        if not request.path.endswith(_PICTURES) or self._embeds(request):
+            return
+        site = request.headers.get("Sec-Fetch-Site")
+        if site is None:
+            # No browser, or one over HTTP; ours sends no Referer.
+            referer = request.headers.get("Referer")
+            if referer is None or _netloc_of(referer) == request.headers.get("Host", "").lower():
+                return
+        elif site in ("none", "same-origin") or request.headers.get("Sec-Fetch-Dest") == "document":
+            return  # ours, or somebody who follows a link
+        raise web.HTTPForbidden(text="a page of another origin shows this: start the gateway with --embed ORIGIN\n")
+
     async def _caller(self, request: web.Request) -> Caller | None:
         """Who asks; None where that is not known.
 
@@ -140,7 +162,7 @@ class Door:
             return ANYBODY
         authorization = request.headers.get("Authorization")
         if authorization is None:
-            cookie = request.cookies.get(_COOKIE)
+            cookie = request.cookies.get(self._cookie(request))
             return None if cookie is None else self._sign_in.by_session(cookie)
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer":
@@ -150,12 +172,18 @@ class Door:
             return await self._sign_in.by_password(name, password, client_address(request))
         return None
 
-    @staticmethod
-    def _refusal(request: web.Request) -> web.HTTPException:
+    def _cookie(self, request: web.Request) -> str:
+        """The cookie's name: hosts have the cookies of all their ports together."""
+        _, port, *_ = request.get_extra_info("sockname")
+        return f"{'__Host-' if self._is_secure else ''}camfabric-{port}"
+
+    def _refusal(self, request: web.Request) -> web.HTTPException:
         if request.path == "/":
             return web.HTTPSeeOther("sign-in")
         # Not to a page: its browser would ask for the password itself, in a window of its own.
-        is_page = _COOKIE in request.cookies or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+        is_page = (
+            self._cookie(request) in request.cookies or request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+        )
         challenge = {} if is_page or request.path == "/api/cameras" else {"WWW-Authenticate": 'Basic realm="camfabric"'}
         return web.HTTPUnauthorized(text="sign in first\n", headers=challenge)
 
@@ -179,7 +207,7 @@ class Door:
             raise web.HTTPForbidden(text="the name or the password is wrong\n")
         answer = web.Response(status=303, headers={"Location": "./", "Cache-Control": "no-store"})
         answer.set_cookie(
-            _COOKIE,
+            self._cookie(request),
             self._sign_in.begin(caller),
             max_age=int(SESSION_S),
             path="/",
@@ -191,12 +219,12 @@ class Door:
 
     async def sign_out(self, request: web.Request) -> web.StreamResponse:
         """`POST /sign-out`: ends the session, and what it has open."""
-        cookie = request.cookies.get(_COOKIE)
+        cookie = request.cookies.get(self._cookie(request))
         caller = None if cookie is None else self._sign_in.end(cookie)
         if caller is not None:
             request.app[HUB].end(lambda other: other.session == caller.session)
         answer = web.Response(status=303, headers={"Location": "sign-in", "Cache-Control": "no-store"})
-        answer.del_cookie(_COOKIE, path="/", httponly=True, samesite="Strict", secure=self._is_secure)
+        answer.del_cookie(self._cookie(request), path="/", httponly=True, samesite="Strict", secure=self._is_secure)
         return answer
 
     def recheck(self, hub: Hub) -> None:

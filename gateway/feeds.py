@@ -6,6 +6,7 @@ Everything here runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -20,6 +21,7 @@ from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, WebTimes
 __all__ = ["Feed", "Feeds"]
 
 _AGAIN_S: Final = 0.1
+_MAX_HOLDERS: Final = 1000
 
 
 class Feed:
@@ -116,12 +118,19 @@ class Feed:
 class Feeds:
     """All feeds, and the subscriptions that they need.
 
-    `subscribe` is called with a channel and all cameras wanted on it where they have changed.
+    `subscribe` is called with a channel and all cameras wanted on it where they have changed. Those that the fabric
+    has, as `is_known` tells, come first: a name that is invented costs its broker as much.
     """
 
     def __init__(
-        self, subscribe: Callable[[str, Collection[str]], None], workshop: Workshop, *, times: WebTimes = WEB_TIMES
+        self,
+        subscribe: Callable[[str, Collection[str]], None],
+        workshop: Workshop,
+        *,
+        is_known: Callable[[str], bool] = lambda _: True,
+        times: WebTimes = WEB_TIMES,
     ) -> None:
+        self._is_known = is_known
         self._subscribe = subscribe
         self._workshop = workshop
         self._times = times
@@ -131,6 +140,9 @@ class Feeds:
         self._changed: set[str] = set()
         self._subscribed: dict[str, frozenset[str]] = {}
         self._starts = Budget(WEB_LIMITS.starts, WEB_LIMITS.starts_s)
+        self._shares: OrderedDict[str, Budget] = OrderedDict()
+        self._waiting: dict[StreamKey, set[str]] = {}
+        """Streams that are not begun yet, and for whom."""
         self._later: asyncio.TimerHandle | None = None
         self.received = 0
         """Frames that came, in all."""
@@ -143,14 +155,17 @@ class Feeds:
         """All that there are."""
         return list(self._feeds.values())
 
-    def join(self, key: StreamKey, listener: Listener, form: Form) -> Feed:
-        """Listen to a stream; it is subscribed to where nobody has listened."""
+    def join(self, key: StreamKey, listener: Listener, form: Form, *, holder: str = "") -> Feed:
+        """Listen to a stream; where nobody has yet, it is begun out of a share of its holder."""
         if (timer := self._lingering.pop(key, None)) is not None:
             timer.cancel()
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(key, self._groups, self._workshop)
+            self._waiting[key] = set()
             self._change(key[0])
+        if key in self._waiting:
+            self._waiting[key].add(holder)
         feed.join(listener, form)
         return feed
 
@@ -173,6 +188,7 @@ class Feeds:
     def _drop(self, key: StreamKey) -> None:
         del self._lingering[key]
         self._feeds.pop(key).close()
+        self._waiting.pop(key, None)
         self._change(key[0])
 
     def _change(self, channel: str) -> None:
@@ -187,7 +203,11 @@ class Feeds:
         for channel in changed:
             before = self._subscribed.get(channel, frozenset())
             wanted = [camera for on, camera in self._feeds if on == channel]
-            now = frozenset(camera for camera in wanted if camera in before or self._starts.spend())
+            now = frozenset(
+                camera
+                for camera in sorted(wanted, key=self._is_known, reverse=True)
+                if camera in before or self._may_start((channel, camera))
+            )
             if now != before:
                 self._subscribed[channel] = now
                 self._subscribe(channel, now)
@@ -195,6 +215,28 @@ class Feeds:
                 self._changed.add(channel)
         if self._changed:
             self._later = asyncio.get_running_loop().call_later(_AGAIN_S, self._tell)
+
+    def _may_start(self, key: StreamKey) -> bool:
+        """Spend the beginning of a stream, of all of them and of a share of somebody who waits for it."""
+        for holder in self._waiting[key]:
+            share = self._share(holder)
+            if (share is None or share.wait_s() == 0) and self._starts.spend():
+                if share is not None:
+                    share.spend()
+                del self._waiting[key]
+                return True
+        return False
+
+    def _share(self, holder: str) -> Budget | None:
+        if not holder:
+            return None
+        if holder not in self._shares:
+            shares = WEB_LIMITS.shares
+            self._shares[holder] = Budget(WEB_LIMITS.starts // shares, WEB_LIMITS.starts_s / shares)
+            if len(self._shares) > _MAX_HOLDERS:
+                self._shares.popitem(last=False)
+        self._shares.move_to_end(holder)
+        return self._shares[holder]
 
     def close(self) -> None:
         """End all. No listener gets anything after this."""

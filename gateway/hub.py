@@ -18,7 +18,9 @@ from camfabric.gateway.pictures import Workshop
 from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, GatewaySettings
 from camfabric.gateway.viewer import Counts, Viewer
 
-__all__ = ["HUB", "Hub"]
+__all__ = ["HUB", "NO_FABRIC", "Hub"]
+
+NO_FABRIC: Final = "the gateway has no connection to the fabric"
 
 
 class Hub:
@@ -32,13 +34,13 @@ class Hub:
     def __init__(self, settings: GatewaySettings) -> None:
         self.workshop: Final = Workshop()
         self.cameras: Final = Cameras()
-        self.feeds: Final = Feeds(self._subscribe, self.workshop)
+        self.feeds: Final = Feeds(self._subscribe, self.workshop, is_known=self.cameras.__contains__)
         self.fabric: Final = Fabric(settings, on_frame=self.feeds.take, on_status=self.cameras.heard)
         self._guests: dict[asyncio.Task[object], Caller] = {}
-        self._viewers: set[Viewer] = set()
+        self._viewers: dict[Viewer, Caller] = {}
         self.counts: Final = Counts()
-        self.snapshots = 0
-        """Requests for a snapshot that wait for a picture."""
+        self.snapshots: Final = Counter[str]()
+        """Requests for a snapshot that wait for a picture, by who holds them."""
         self.served: Final = Counter[str]()
         """Answers to requests for pictures, by kind: "snapshot", "mjpeg", "stream", and "refused"."""
         self.trouble = ""
@@ -51,31 +53,43 @@ class Hub:
     @property
     def viewers(self) -> Collection[Viewer]:
         """Who watches by WebSocket."""
-        return self._viewers
+        return self._viewers.keys()
 
     @property
     def guests(self) -> int:
         """Who watches in any way."""
         return len(self._guests)
 
-    def is_full(self) -> bool:
-        """Whether there are as many guests as there may be."""
-        return len(self._guests) >= WEB_LIMITS.viewers
+    def is_full(self, caller: Caller) -> bool:
+        """Whether there are as many guests as there may be, in all or of this one's."""
+        if len(self._guests) >= WEB_LIMITS.viewers:
+            return True
+        own = sum(other.holder == caller.holder for other in self._guests.values())
+        return bool(caller.holder) and own >= WEB_LIMITS.viewers // WEB_LIMITS.shares
+
+    def trouble_for(self, caller: Caller) -> str:
+        """Why there is no connection to the fabric; where the fabric is, is for those who may see all of it."""
+        return self.trouble if caller.sees_all or not self.trouble else NO_FABRIC
 
     @contextlib.contextmanager
-    def admitted(self, caller: Caller, viewer: Viewer | None = None) -> Iterator[None]:
-        """Count whoever is served by the running task, and keep a viewer up to date."""
+    def admitted(self, caller: Caller) -> Iterator[None]:
+        """Count whoever is served by the running task."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a handler runs in one)
         self._guests[task] = caller
-        if viewer is not None:
-            self._viewers.add(viewer)
         try:
             yield
         finally:
             del self._guests[task]
-            if viewer is not None:
-                self._viewers.discard(viewer)
+
+    @contextlib.contextmanager
+    def informed(self, viewer: Viewer, caller: Caller) -> Iterator[None]:
+        """Keep a viewer up to date."""
+        self._viewers[viewer] = caller
+        try:
+            yield
+        finally:
+            del self._viewers[viewer]
 
     def end(self, concerns: Callable[[Caller], bool]) -> None:
         """Cut off whoever is concerned."""
@@ -103,13 +117,13 @@ class Hub:
             is_due = loop.time() >= speak_at
             if is_due:
                 speak_at = loop.time() + WEB_TIMES.word_s
-            for viewer in self._viewers:
+            is_news, self.trouble = trouble != self.trouble, trouble
+            for viewer, caller in self._viewers.items():
                 viewer.check_stuck()
                 if changed or gone or is_due:
                     viewer.tell_status(changed, gone, anyway=is_due)
-                if trouble != self.trouble:
-                    viewer.tell_trouble(trouble)
-            self.trouble = trouble
+                if is_news:
+                    viewer.tell_trouble(self.trouble_for(caller))
 
     async def close(self) -> None:
         """End all."""

@@ -31,12 +31,17 @@ class _Figures(Collector):
         self._caller = caller
 
     def collect(self) -> Iterator[Metric]:
-        """The figures as they are now."""
+        """The figures as they are now; the gateway's own, which tell of all cameras, only for who may see all."""
+        if self._caller.sees_all:
+            yield from self._gateway()
+        yield from self._cameras()
+
+    def _gateway(self) -> Iterator[Metric]:
         hub = self._hub
         yield _gauge("connected", "Whether something was heard from the fabric lately.", hub.fabric.is_connected())
         yield _gauge("viewers", "Pages and MJPEG streams that are open.", hub.guests)
         yield _gauge("viewer_streams", "Streams that pages watch.", sum(viewer.streams for viewer in hub.viewers))
-        yield _gauge("snapshots_waiting", "Snapshots that wait for a picture.", hub.snapshots)
+        yield _gauge("snapshots_waiting", "Snapshots that wait for a picture.", hub.snapshots.total())
         yield _counter("frames_sent", "Frames sent to pages.", hub.counts.sent)
         yield _counter("frames_sent_bytes", "Bytes of them.", hub.counts.sent_bytes)
         yield _counter("frames_dropped", "Frames left out because a page was slow.", hub.counts.dropped)
@@ -44,7 +49,6 @@ class _Figures(Collector):
         yield _counter("pictures_made", "Pictures made into JPEG here.", hub.workshop.made)
         yield self._served()
         yield self._bad()
-        yield from self._cameras()
 
     def _served(self) -> Metric:
         served = CounterMetricFamily("camfabric_gateway_requests", "Requests for pictures by kind.", labels=["kind"])

@@ -11,11 +11,13 @@ from typing import Final
 from aiohttp import web
 
 from camfabric.common.errors import ConfigError, EndpointError
+from camfabric.common.sockets import room_for_connections
 from camfabric.common.stats import Standing
 from camfabric.gateway import api
-from camfabric.gateway.address import check_open, load_certificate, parse_address, tls_context
+from camfabric.gateway.address import check_host, check_open, check_origin, load_certificate, parse_address, tls_context
 from camfabric.gateway.door import Door
 from camfabric.gateway.hub import HUB, Hub
+from camfabric.gateway.listener import Room, open_listeners
 from camfabric.gateway.metrics import metrics
 from camfabric.gateway.pages import Pages
 from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES, GatewaySettings
@@ -28,7 +30,11 @@ __all__ = ["Gateway"]
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 2.0
+_LINGER_S: Final = 1.0
+"""How long the rest of a request that is answered already may take to come."""
 _BACKLOG: Final = 512
+_DESCRIPTORS: Final = 32
+"""Of the fabric's sockets, for each endpoint."""
 
 
 class Gateway:
@@ -41,14 +47,17 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
         self._address = parse_address(settings.listen)
+        named = [check_host(host) for host in settings.hosts]
+        embed = [check_origin(origin) for origin in settings.embed]
         check_open(settings, self._address)
         self._tls = tls_context(settings.cert, settings.cert_key)
         self._tls_stamp = self._certificate_stamp()
         self._standing = Standing(logger)
         self._pages = Pages()
         self._sign_in = SignIn(settings.password_file, settings.token_file)
-        hosts = [*settings.hosts, *([] if self._address.host == "*" else [self._address.host])]
-        self._door = Door(self._sign_in, hosts, is_secure=self._tls is not None)
+        hosts = [*named, *([] if self._address.host == "*" else [self._address.host])]
+        self._door = Door(self._sign_in, hosts, is_secure=self._tls is not None, embed=embed)
+        self._servers: list[asyncio.Server] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -86,8 +95,11 @@ class Gateway:
             access_log=None,
             handle_signals=False,
             shutdown_timeout=_SHUTDOWN_S,
+            # Whoever leaves while a picture is waited for does not count any more.
+            handler_cancellation=True,
             # It counts from the start of a connection as well: nobody holds one by sending a request slowly.
             keepalive_timeout=WEB_TIMES.request_s,
+            lingering_time=_LINGER_S,
         )
         watching = asyncio.create_task(self._watch_files(hub))
         try:
@@ -99,6 +111,8 @@ class Gateway:
             await self._stop.wait()
         finally:
             watching.cancel()
+            for server in self._servers:
+                server.close()
             hub.end(lambda _: True)
             await runner.cleanup()
             await hub.close()
@@ -108,14 +122,27 @@ class Gateway:
     async def _listen(self, runner: web.AppRunner) -> str:
         """Begin to listen. Returns the page's address."""
         host = None if self._address.host == "*" else self._address.host
+        room = room_for_connections(1) - _DESCRIPTORS * len(self._settings.endpoints)
         try:
-            await web.TCPSite(runner, host, self._address.port, ssl_context=self._tls, backlog=_BACKLOG).start()
+            listeners = open_listeners(host, self._address.port, Room(max(min(WEB_LIMITS.connections, room), 1)))
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise EndpointError(
                 f"cannot listen at {self._settings.listen}: {why}", endpoint=self._settings.listen
             ) from error
-        port = runner.addresses[0][1]
+        port = listeners[0].getsockname()[1]
+        serve = runner.server
+        assert serve is not None  # noqa: S101  (it is set up)
+        for listener in listeners:
+            self._servers.append(
+                await asyncio.get_running_loop().create_server(
+                    serve,
+                    sock=listener,
+                    ssl=self._tls,
+                    backlog=_BACKLOG,
+                    ssl_handshake_timeout=None if self._tls is None else WEB_TIMES.request_s,
+                )
+            )
         name = "localhost" if host is None else f"[{host}]" if ":" in host else host
         return f"{'http' if self._tls is None else 'https'}://{name}:{port}/"
 

@@ -18,8 +18,12 @@ DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 class WebLimits:
     """Bounds on what is accepted and kept."""
 
+    connections: int = 1000
+    """In all, whatever they are for; never more than the process has descriptors for."""
     viewers: int = 100
     """WebSockets and MJPEG streams together."""
+    shares: int = 4
+    """One user, or one address where there is no sign-in, has one of so many shares of viewers, snapshots, starts."""
     streams: int = 256
     """Of one viewer."""
     message_bytes: int = 64 * 1024
@@ -109,6 +113,8 @@ class GatewaySettings:
     listen: str = DEFAULT_LISTEN
     hosts: Sequence[str] = ()
     """Names under which browsers reach it, besides loopback and `listen`."""
+    embed: Sequence[str] = ()
+    """Origins whose pages may show snapshots and MJPEG."""
     cert: Path | None = None
     cert_key: Path | None = None
     password_file: Path | None = None

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from camfabric.common.errors import AuthError, ConfigError
-from camfabric.common.stats import Standing
+from camfabric.common.errors import AuthError, ConfigError, WireError
+from camfabric.common.stats import Complaints, Standing
 from camfabric.gateway.accounts import TOKEN_USER, Account, parse_accounts, read_private, read_token, verify
 from camfabric.gateway.budget import Budget
-from camfabric.gateway.caller import Caller
+from camfabric.gateway.caller import Caller, network_of
 
 __all__ = ["SESSION_S", "Busy", "SignIn"]
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 SESSION_S: Final = 7 * 24 * 3600.0
 """A session that is not used for so long is over."""
 _MAX_SESSIONS: Final = 1000
+_MAX_SESSIONS_OF_ONE: Final = 50
+"""Of one user; the one that was not used for longest goes."""
 _MAX_PROVED: Final = 1000
 _PROVED_S: Final = 300.0
 """How long a password that came with a request and was right need not be hashed again."""
@@ -37,6 +39,7 @@ _FAILURES: Final = 5
 _FAILURES_S: Final = 0.1
 """Of one address: so many failures at once, and so many a second."""
 _MAX_ADDRESSES: Final = 10_000
+_THROTTLED: Final = WireError("it tries too many passwords", reason="throttled")
 
 
 class Busy(AuthError):
@@ -76,6 +79,7 @@ class SignIn:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="passwords")
         self._waiting = 0
         self._failures: OrderedDict[str, Budget] = OrderedDict()
+        self._complaints = Complaints(logger, clock)
         self._stamps = self._stamp()
         if token_file is not None:
             self._token = read_token(token_file)
@@ -99,12 +103,6 @@ class SignIn:
 
     # Who it is
 
-    def by_token(self, token: str) -> Caller | None:
-        """Who has the token."""
-        if self._token and hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token.encode()):
-            return Caller(TOKEN_USER, proof=_key_of(token))
-        return None
-
     def by_session(self, cookie: str) -> Caller | None:
         """Whose session it is. It lasts on."""
         key = _key_of(cookie)
@@ -120,26 +118,43 @@ class SignIn:
         return session.caller
 
     async def by_password(self, name: str, password: str, address: str) -> Caller | None:
-        """Who has this password. One that was right a moment ago is known at once.
+        """Who has this password, or, by the name `token`, the token. One that was right here a moment ago is known.
 
         Raises:
-            Busy: too many are being tried, or too many were wrong from this address.
+            Busy: too many are being tried, or too many were wrong from this address: then it is not looked at, for
+                the answer would tell whether it is right.
         """
-        if name == TOKEN_USER:
-            caller = self.by_token(password)
-            if caller is None:
-                self._may_fail(address)
-                self._failed(address)
-            return caller
-        proof = hmac.digest(self._secret, f"{name}\0{password}".encode("utf-8", "surrogatepass"), "sha256")
-        known = self._proved.get(proof)
-        if known is not None and self._clock() - known[1] < _PROVED_S:
-            return known[0]
-        self._may_fail(address)
+        address = network_of(address)
+        budget = self._budget(address)
+        if (wait_s := budget.wait_s()) > 0:
+            self._complaints.note(address, _THROTTLED, what="an attempt to sign in")
+            raise Busy(wait_s)
+        if name != TOKEN_USER and (known := self._known(proof := self._proof(name, password, address))) is not None:
+            return known
         if self._waiting >= _MAX_WAITING:
             raise Busy(1.0)
-        # Before it is known, so that many at once are not tried for one.
-        self._failed(address)
+        # Before it is known, so that many at once are not tried for one; so none has more than its share waiting.
+        budget.spend()
+        if name == TOKEN_USER:
+            caller = self._by_token(password)
+        else:
+            caller = await self._by_hash(name, password)
+        if caller is None:
+            logger.warning("sign-in of %s from %s refused", name[:64] if name.isprintable() else "?", address)
+            return None
+        budget.give_back()
+        if name != TOKEN_USER:
+            self._proved[proof] = caller, self._clock()
+            if len(self._proved) > _MAX_PROVED:
+                self._proved.popitem(last=False)
+        return caller
+
+    def _by_token(self, token: str) -> Caller | None:
+        if self._token and hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token.encode()):
+            return Caller(TOKEN_USER, proof=_key_of(token))
+        return None
+
+    async def _by_hash(self, name: str, password: str) -> Caller | None:
         account = self._accounts.get(name)
         self._waiting += 1
         try:
@@ -148,14 +163,17 @@ class SignIn:
             self._waiting -= 1
         # The file may have changed meanwhile.
         if not is_right or account is None or self._accounts.get(name) != account:
-            logger.warning("sign-in of %s from %s refused", name[:64] if name.isprintable() else "?", address)
             return None
-        self._failures.pop(address, None)
-        caller = Caller(account.name, account.filters, account.hash.digest)
-        self._proved[proof] = caller, self._clock()
-        if len(self._proved) > _MAX_PROVED:
-            self._proved.popitem(last=False)
-        return caller
+        return Caller(account.name, account.filters, account.hash.digest)
+
+    def _proof(self, name: str, password: str, address: str) -> bytes:
+        text = f"{address}\0{name}\0{password}"
+        return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256")
+
+    def _known(self, proof: bytes) -> Caller | None:
+        """Who has proved this a moment ago."""
+        known = self._proved.get(proof)
+        return known[0] if known is not None and self._clock() - known[1] < _PROVED_S else None
 
     def _budget(self, address: str) -> Budget:
         budget = self._failures.get(address)
@@ -163,15 +181,8 @@ class SignIn:
             budget = self._failures[address] = Budget(_FAILURES, _FAILURES_S, self._clock)
             if len(self._failures) > _MAX_ADDRESSES:
                 self._failures.popitem(last=False)
+        self._failures.move_to_end(address)
         return budget
-
-    def _may_fail(self, address: str) -> None:
-        budget = self._failures.get(address)
-        if budget is not None and (wait_s := budget.wait_s()) > 0:
-            raise Busy(wait_s)
-
-    def _failed(self, address: str) -> None:
-        self._budget(address).spend()
 
     # Sessions
 
@@ -179,6 +190,9 @@ class SignIn:
         """A new session. Returns what its cookie has."""
         cookie = secrets.token_urlsafe(32)
         key = _key_of(cookie)
+        own = [other for other, session in self._sessions.items() if session.caller.user == caller.user]
+        if len(own) >= _MAX_SESSIONS_OF_ONE:
+            del self._sessions[own[0]]
         self._sessions[key] = _Session(replace(caller, session=key), self._clock())
         if len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -204,6 +218,7 @@ class SignIn:
         """A session is still used: a page is open."""
         if (session := self._sessions.get(caller.session)) is not None:
             session.used_at = self._clock()
+            self._sessions.move_to_end(caller.session)
 
     def _stamp(self) -> object:
         stamps = []

@@ -17,9 +17,9 @@ from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Frame
 from camfabric.common.status import IDLE, LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, LOW, check_camera
-from camfabric.gateway.caller import caller_of
+from camfabric.gateway.caller import Caller, caller_of
 from camfabric.gateway.feeds import Feed
-from camfabric.gateway.hub import HUB, Hub
+from camfabric.gateway.hub import HUB, NO_FABRIC, Hub
 from camfabric.gateway.packet import Packet
 from camfabric.gateway.placard import placard
 from camfabric.gateway.protocol import StreamKey
@@ -29,6 +29,7 @@ from camfabric.gateway.stream import cut_off
 __all__ = ["mjpeg", "snapshot"]
 
 _BOUNDARY: Final = "camfabric"
+_MIN_FPS: Final = 0.1
 _MAX_FPS: Final = 1000.0
 _RETRY_S: Final = "5"
 
@@ -82,9 +83,9 @@ def _asked_for(request: web.Request) -> tuple[StreamKey, Status]:
 
 
 @contextlib.contextmanager
-def _listening(hub: Hub, key: StreamKey) -> Iterator[tuple[_Newest, Feed]]:
+def _listening(hub: Hub, key: StreamKey, caller: Caller) -> Iterator[tuple[_Newest, Feed]]:
     newest = _Newest()
-    feed = hub.feeds.join(key, newest, "jpeg")
+    feed = hub.feeds.join(key, newest, "jpeg", holder=caller.holder)
     try:
         yield newest, feed
     finally:
@@ -125,7 +126,7 @@ async def _first(hub: Hub, key: StreamKey, newest: _Newest, feed: Feed) -> Frame
 def _why_none(hub: Hub, camera: str) -> str:
     status = hub.cameras.status(camera)
     if hub.trouble:
-        return "no picture: the gateway has no connection to the fabric"
+        return f"no picture: {NO_FABRIC}"
     if status is None:
         return "no picture: the camera is gone"
     if status.state == LIVE:
@@ -148,15 +149,19 @@ async def snapshot(request: web.Request) -> web.StreamResponse:
     key, status = _asked_for(request)
     if status.state not in (LIVE, IDLE):
         raise _unavailable(_why_none(hub, key[1]))
-    if hub.snapshots >= WEB_LIMITS.snapshots:
+    holder = caller_of(request).holder
+    is_over = bool(holder) and hub.snapshots[holder] >= WEB_LIMITS.snapshots // WEB_LIMITS.shares
+    if is_over or hub.snapshots.total() >= WEB_LIMITS.snapshots:
         hub.served["refused"] += 1
         raise _unavailable("too many snapshots at once")
-    hub.snapshots += 1
+    hub.snapshots[holder] += 1
     try:
-        with _listening(hub, key) as (newest, feed):
+        with _listening(hub, key, caller_of(request)) as (newest, feed):
             frame = await _first(hub, key, newest, feed)
     finally:
-        hub.snapshots -= 1
+        hub.snapshots[holder] -= 1
+        if not hub.snapshots[holder]:
+            del hub.snapshots[holder]
     hub.served["snapshot"] += 1
     return web.Response(
         body=bytes(frame.payload),
@@ -173,13 +178,13 @@ async def mjpeg(request: web.Request) -> web.StreamResponse:
     hub = request.app[HUB]
     key, _ = _asked_for(request)
     interval_s = 1 / _fps(request)
-    if hub.is_full():
+    if hub.is_full(caller_of(request)):
         hub.served["refused"] += 1
         raise _unavailable("too many viewers")
     answer = web.StreamResponse(
         headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}", "Cache-Control": "no-store"}
     )
-    with hub.admitted(caller_of(request)), _listening(hub, key) as (newest, feed):
+    with hub.admitted(caller_of(request)), _listening(hub, key, caller_of(request)) as (newest, feed):
         frame = await _first(hub, key, newest, feed)
         hub.served["mjpeg"] += 1
         await answer.prepare(request)
@@ -199,8 +204,8 @@ def _fps(request: web.Request) -> float:
         fps = float(text) if text else _MAX_FPS
     except ValueError:
         fps = math.nan
-    if not 0 < fps <= _MAX_FPS:
-        raise web.HTTPBadRequest(text=f"fps is a number above 0, up to {_MAX_FPS:g}\n")
+    if not _MIN_FPS <= fps <= _MAX_FPS:
+        raise web.HTTPBadRequest(text=f"fps is a number from {_MIN_FPS:g} to {_MAX_FPS:g}\n")
     return fps
 
 

@@ -36,25 +36,28 @@ async def stream(request: web.Request) -> web.StreamResponse:
         timeout=2.0,
     )
     await socket.prepare(request)
-    if hub.is_full():
+    if hub.is_full(caller):
         hub.served["refused"] += 1
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too many viewers")
         return socket
     hub.served["stream"] += 1
     try:
-        await _hear_hello(socket)
-        viewer = Viewer(
-            socket,
-            hub.feeds,
-            hub.cameras,
-            sees=caller.sees,
-            trouble=hub.trouble,
-            cut=lambda: cut_off(request),
-            counts=hub.counts,
-        )
-        viewer.say(protocol.hello_text(user=caller.user, server=_SERVER, now_ms=time.time_ns() // 1_000_000))
-        with hub.admitted(caller, viewer):
-            await _serve(socket, viewer)
+        # Before the hello, so that nobody who has not said it comes on top.
+        with hub.admitted(caller):
+            await _hear_hello(socket)
+            viewer = Viewer(
+                socket,
+                hub.feeds,
+                hub.cameras,
+                sees=caller.sees,
+                holder=caller.holder,
+                trouble=hub.trouble_for(caller),
+                cut=lambda: cut_off(request),
+                counts=hub.counts,
+            )
+            viewer.say(protocol.hello_text(user=caller.user, server=_SERVER, now_ms=time.time_ns() // 1_000_000))
+            with hub.informed(viewer, caller):
+                await _serve(socket, viewer)
         if viewer.is_sending:
             cut_off(request)  # what it has not taken would be kept for as long as its machine lives
     except WireError as error:

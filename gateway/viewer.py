@@ -44,7 +44,8 @@ class Socket(Protocol):
 class Viewer:
     """Sends to one WebSocket. Streams take turns; texts go first, and are made when they are sent.
 
-    `sees` tells which cameras this viewer may see: others do not exist for it. `cut` ends the connection at once.
+    `sees` tells which cameras this viewer may see: others do not exist for it. `holder`
+    is whose share its streams begin from. `cut` ends the connection at once.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Viewer:
         cameras: Cameras,
         *,
         sees: Callable[[str], bool],
+        holder: str,
         trouble: str,
         cut: Callable[[], None],
         counts: Counts,
@@ -62,6 +64,7 @@ class Viewer:
         self._feeds = feeds
         self._cameras = cameras
         self._sees = sees
+        self._holder = holder
         self._cut = cut
         self._window = Window()
         self._lanes: dict[int, Lane] = {}
@@ -112,7 +115,7 @@ class Viewer:
                 if not self._joins.spend():
                     raise WireError("too many streams begun", reason="web")
                 lane = self._lanes[number] = Lane(stream, self._mark, self._count_dropped)
-                self._feeds.join(stream.key, lane, stream.form)
+                self._feeds.join(stream.key, lane, stream.form, holder=self._holder)
 
     def _leave(self, lane: Lane) -> None:
         del self._lanes[lane.stream.id]
@@ -215,9 +218,10 @@ class Viewer:
         return self._sending_since is not None
 
     def check_stuck(self) -> None:
-        """Cut the connection where the other side has taken nothing for long."""
+        """Cut the connection where the other side has for long taken nothing, or acknowledged nothing that waits."""
         since = self._sending_since
-        if since is not None and time.monotonic() - since > WEB_TIMES.stuck_s:
+        is_stuck = since is not None and time.monotonic() - since > WEB_TIMES.stuck_s
+        if is_stuck or (self._ready and self._window.unanswered_s > WEB_TIMES.stuck_s):
             self._sending_since = None
             self._cut()
 

@@ -43,6 +43,7 @@ class Window:
         self._bytes = 0
         self._delivered_bytes = 0
         self._was_full = False
+        self._answered_at = float("-inf")
         self._shortest = (float("inf"), float("inf"))
         self._period_end = float("-inf")
         self.allowed_bytes = limits.window_first_bytes
@@ -54,6 +55,13 @@ class Window:
     def pending(self) -> int:
         """Messages on their way."""
         return len(self._pending)
+
+    @property
+    def unanswered_s(self) -> float:
+        """For how long nothing was acknowledged of what is on its way; 0 where nothing is."""
+        if not self._pending:
+            return 0.0
+        return self._clock() - max(self._answered_at, self._pending[0].at)
 
     def has_room(self) -> bool:
         """Whether another message may be sent."""
@@ -82,6 +90,7 @@ class Window:
             self._bytes -= newest.size
         if newest is None:
             return False
+        self._answered_at = self._clock()
         self._delivered_bytes += before - self._bytes
         self._adapt(newest, before - self._bytes)
         return True

@@ -87,6 +87,8 @@ def test_accounts_are_read_again_at_a_hangup(
         (["--token-file", "nothing"], "No such file"),
         (["--from", "tcp://192.0.2.1:5551"], "beyond loopback"),
         (["--from", "nonsense"], "endpoint"),
+        (["--host", ""], "--host '': it is a name alone"),
+        (["--embed", "home.example"], "--embed 'home.example': it is the origin of a page"),
         (["--wrong"], "No such option"),
     ],
 )
@@ -148,6 +150,8 @@ def test_a_password_becomes_a_line_for_the_file() -> None:
         (["anna"], "\n", "empty"),
         (["anna"], "", "empty"),
         (["anna", "--cameras", "a//b"], "x\n", "filter"),
+        (["anna", "--cameras", ""], "x\n", "--cameras ''"),
+        (["anna", "--cameras", " ,"], "x\n", "--cameras ' ,'"),
     ],
 )
 def test_a_password_that_cannot_be_is_one_line(arguments: list[str], typed: str, why: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from camfabric.common.errors import ConfigError
 from camfabric.gateway.accounts import make_line, parse_accounts, read_private, read_token, verify
-from camfabric.gateway.caller import Caller
+from camfabric.gateway.caller import Caller, network_of
 from camfabric.gateway.sign_in import SESSION_S, Busy, SignIn
 
 ANNA = "anna:scrypt$ln=15,r=8,p=1$G6uZkNnb/Rmf9t7Hq9B4BA$jEldLZbnot4nAQSGn92hTKM0LqkPSDMyBattBYeauok:"
@@ -90,6 +90,7 @@ def test_a_password_is_right_or_not(password: str) -> None:
         ANNA[:-12] + ":",
         ANNA + "no//filter",
         ANNA + "cctv,..",
+        ANNA + ",",
     ],
 )
 def test_a_line_that_is_wrong_is_named_and_its_hash_is_not(line: str) -> None:
@@ -153,37 +154,70 @@ def test_who_it_is_by_password(private: Callable[..., Path], opened: list[SignIn
     assert not boris.sees("cctv/lobby2")
     for name, password in (("anna", "battery"), ("nobody", "correct horse"), ("", ""), ("token", ""), ("token", "x")):
         assert _wait(sign_in.by_password(name, password, "b")) is None
-    assert sign_in.by_token("") is None
 
 
 def test_who_it_is_by_token(private: Callable[..., Path], opened: list[SignIn]) -> None:
     opened.append(sign_in := SignIn(None, private("0123456789abcdef", name="token")))
-    caller = sign_in.by_token("0123456789abcdef")
+    caller = _wait(sign_in.by_password("token", "0123456789abcdef", "a"))
     assert caller is not None
     assert caller.sees("anything")
     assert _wait(sign_in.by_password("token", "0123456789abcdef", "a")) == caller
     for wrong in ("", "0123456789abcde", "0123456789abcdef0", "\ud800"):
-        assert sign_in.by_token(wrong) is None
+        assert _wait(sign_in.by_password("token", wrong, "b")) is None
 
 
-def test_failures_are_slowed_by_address_and_success_is_remembered(
-    private: Callable[..., Path], opened: list[SignIn]
+def test_a_throttled_address_learns_nothing_and_others_go_on(
+    private: Callable[..., Path], opened: list[SignIn], caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    opened.append(sign_in := SignIn(private(ANNA), private("0123456789abcdef", name="token"), clock))
-    assert _wait(sign_in.by_password("anna", "correct horse", "bad")) is not None
+    opened.append(sign_in := SignIn(private(ANNA, BORIS), private("0123456789abcdef", name="token"), clock))
+    for address in ("bad", "good"):
+        assert _wait(sign_in.by_password("anna", "correct horse", address)) is not None
     for place in range(5):
         assert _wait(sign_in.by_password(("anna", "nobody", "token")[place % 3], f"wrong{place}", "bad")) is None
-    with pytest.raises(Busy) as caught:
-        _wait(sign_in.by_password("anna", "wrong", "bad"))
-    assert 0 < caught.value.wait_s <= 10
-    with pytest.raises(Busy):
-        _wait(sign_in.by_password("token", "wrong", "bad"))
-    # Who was right a moment ago is not kept out by others at his address, nor is another address.
-    assert _wait(sign_in.by_password("anna", "correct horse", "bad")) is not None
+    # Wrong or right, and right a moment ago: the answer is the same.
+    for name, password in (
+        ("anna", "wrong"), ("anna", "correct horse"), ("boris", "battery"), ("token", "x"),
+        ("token", "0123456789abcdef"),
+    ):  # fmt: skip
+        with pytest.raises(Busy) as caught:
+            _wait(sign_in.by_password(name, password, "bad"))
+        assert 0 < caught.value.wait_s <= 10
+    assert caplog.text.count("tries too many passwords") == 1
+    # Another address goes on.
+    assert _wait(sign_in.by_password("anna", "correct horse", "good")) is not None
+    assert _wait(sign_in.by_password("token", "0123456789abcdef", "good")) is not None
     assert _wait(sign_in.by_password("anna", "wrong", "good")) is None
     clock.now += 10
     assert _wait(sign_in.by_password("anna", "wrong", "bad")) is None
+
+
+def test_an_account_of_ones_own_does_not_pay_for_guesses(private: Callable[..., Path], opened: list[SignIn]) -> None:
+    opened.append(sign_in := SignIn(private(ANNA, BORIS), None, Clock()))
+    for place in range(4):
+        assert _wait(sign_in.by_password("anna", f"wrong{place}", "a")) is None
+    assert _wait(sign_in.by_password("boris", "battery", "a")) is not None
+    assert _wait(sign_in.by_password("anna", "wrong", "a")) is None
+    with pytest.raises(Busy):
+        _wait(sign_in.by_password("anna", "wrong", "a"))
+
+
+def test_who_is_right_is_not_slowed(private: Callable[..., Path], opened: list[SignIn]) -> None:
+    clock = Clock()
+    opened.append(sign_in := SignIn(private(ANNA), private("0123456789abcdef", name="token"), clock))
+    for _ in range(20):
+        assert _wait(sign_in.by_password("anna", "correct horse", "a")) is not None
+        assert _wait(sign_in.by_password("token", "0123456789abcdef", "a")) is not None
+
+
+def test_the_addresses_of_one_network_of_ipv6_are_one(private: Callable[..., Path], opened: list[SignIn]) -> None:
+    opened.append(sign_in := SignIn(private(ANNA), None, Clock()))
+    for place in range(5):
+        assert _wait(sign_in.by_password("token", "x", f"2001:db8:0:1::{place}")) is None
+    with pytest.raises(Busy):
+        _wait(sign_in.by_password("token", "x", "2001:db8:0:1:f::1"))
+    assert _wait(sign_in.by_password("token", "x", "2001:db8:0:2::1")) is None
+    assert _wait(sign_in.by_password("token", "x", "fe80::1%eth0")) is None
 
 
 def test_many_attempts_at_once_are_not_taken_for_few(private: Callable[..., Path], opened: list[SignIn]) -> None:
@@ -223,12 +257,29 @@ def test_a_session_lasts_while_it_is_used(private: Callable[..., Path], opened: 
         assert sign_in.by_session(wrong) is None
 
 
-def test_sessions_are_bounded(private: Callable[..., Path], opened: list[SignIn]) -> None:
+def test_sessions_are_bounded_and_each_user_has_a_share(private: Callable[..., Path], opened: list[SignIn]) -> None:
     opened.append(sign_in := SignIn(private(ANNA), None))
-    first = sign_in.begin(Caller("anna"))
-    others = [sign_in.begin(Caller("anna")) for _ in range(1000)]
-    assert sign_in.by_session(first) is None
-    assert sign_in.by_session(others[-1]) is not None
+    first, second = (sign_in.begin(Caller("anna")) for _ in range(2))
+    used = sign_in.by_session(second)
+    assert used is not None
+    others = [sign_in.begin(Caller("anna")) for _ in range(48)]
+    sign_in.touch(used)
+    newest = [sign_in.begin(Caller("anna")) for _ in range(2)]
+    kept = [sign_in.by_session(cookie) is not None for cookie in (first, second, *others[:2], *newest)]
+    assert kept == [False, True, False, True, True, True]
+    for number in range(1000):
+        sign_in.begin(Caller(f"user{number}"))
+    assert sign_in.by_session(second) is None
+
+
+def test_whose_share_is_used_up() -> None:
+    holders = [Caller("anna", address=address).holder for address in ("127.0.0.1", "192.0.2.1")]
+    assert holders[0] == holders[1] != Caller("boris").holder
+    assert Caller(address=network_of("192.0.2.1")).holder == "192.0.2.1"
+    assert Caller(address=network_of("::ffff:192.0.2.1")).holder == "192.0.2.1"
+    assert Caller(address=network_of("2001:db8::1")).holder == Caller(address=network_of("2001:db8::2")).holder != ""
+    for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""):
+        assert Caller(address=network_of(address)).holder == ""
 
 
 # Changes
@@ -281,10 +332,10 @@ def test_a_bad_change_takes_out_what_is_wrong_and_nothing_else(
 
 def test_another_token_ends_what_the_old_one_opened(private: Callable[..., Path], opened: list[SignIn]) -> None:
     opened.append(sign_in := SignIn(None, private("0123456789abcdef", name="token")))
-    caller = sign_in.by_token("0123456789abcdef")
+    caller = _wait(sign_in.by_password("token", "0123456789abcdef", "a"))
     assert caller is not None
     assert sign_in.may_stay(caller)
     private("fedcba9876543210fedcba", name="token")
     assert sign_in.reload()
     assert not sign_in.may_stay(caller)
-    assert sign_in.by_token("0123456789abcdef") is None
+    assert _wait(sign_in.by_password("token", "0123456789abcdef", "a")) is None

@@ -21,7 +21,7 @@ import pytest
 from camfabric.common.errors import ConfigError, EndpointError
 from camfabric.gateway import Gateway, GatewaySettings
 from camfabric.gateway.accounts import make_line
-from camfabric.gateway.settings import WEB_TIMES
+from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES
 from camfabric.publisher import Publisher
 
 from .conftest import Eventually, RunningBroker, StartBroker, StartGateway
@@ -173,8 +173,43 @@ def test_each_answer_has_the_headers_that_keep_it_in_its_place(guarded: str) -> 
                     assert "unsafe" not in answer.headers["Content-Security-Policy"]
                     assert answer.headers["X-Content-Type-Options"] == "nosniff"
                     assert answer.headers["Referrer-Policy"] == "no-referrer"
+                    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
                     assert answer.headers["Server"] == "camfabric"
                     assert "Access-Control-Allow-Origin" not in answer.headers
+
+    run(work)
+
+
+def test_only_pages_that_are_named_show_pictures_elsewhere(broker: RunningBroker, start_gateway: StartGateway) -> None:
+    url = start_gateway(broker.endpoint, embed=["http://Home.example:80", "https://[::1]:8123/"]).url
+
+    async def work() -> None:
+        async with asyncio.timeout(10):
+            while await _status(f"{url}/api/cameras/vault/snapshot.jpg") != 200:
+                await asyncio.sleep(0.05)
+        image = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+        async with aiohttp.ClientSession() as session:
+            for headers, status, policy in (
+                ({}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "same-origin"}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "none"}, 200, "same-origin"),
+                ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 200, "same-origin"),
+                ({"Referer": f"{url}/"}, 200, "same-origin"),
+                (image, 403, "same-origin"),
+                (image | {"Sec-Fetch-Site": "same-site"}, 403, "same-origin"),
+                (image | {"Referer": "http://evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example.evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example:8080/"}, 403, "same-origin"),
+                (image | {"Referer": "https://home.example/"}, 403, "same-origin"),
+                ({"Referer": "http://evil.example/"}, 403, "same-origin"),
+                (image | {"Referer": "http://home.example/wall?x"}, 200, "cross-origin"),
+                (image | {"Referer": "https://[::1]:8123/"}, 200, "cross-origin"),
+            ):
+                for name in ("snapshot.jpg", "stream.mjpeg"):
+                    async with session.get(f"{url}/api/cameras/vault/{name}", headers=headers) as answer:
+                        assert (answer.status, answer.headers["Cross-Origin-Resource-Policy"]) == (status, policy)
+            async with session.get(f"{url}/api/cameras", headers={"Referer": "http://home.example/"}) as answer:
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
     run(work)
 
@@ -210,13 +245,54 @@ def test_nobody_holds_a_connection_by_sending_slowly(
     broker: RunningBroker, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("camfabric.gateway.server.WEB_TIMES", dataclasses.replace(WEB_TIMES, request_s=0.5))
-    url = urlsplit(start_gateway(broker.endpoint).url)
-    assert url.hostname
-    for begin in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
-        with socket.create_connection((url.hostname, url.port or 80), timeout=10) as connection:
+    monkeypatch.setattr("camfabric.gateway.door.WEB_TIMES", dataclasses.replace(WEB_TIMES, request_s=0.5))
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\nname="
+    with contextlib.ExitStack() as stack:
+        url = start_gateway(broker.endpoint).url
+        connections = [stack.enter_context(_connect(url)) for _ in range(4)]
+        host = b" HTTP/1.1\r\nHost: localhost\r\n"
+        begins = (b"", b"GET /" + host + b"X-Slow: ", b"POST /sign-in" + host + form, b"GET /healthz" + host + form)
+        for connection, begin in zip(connections, begins, strict=True):
             connection.sendall(begin)
+        for connection in connections:
             with contextlib.suppress(ConnectionResetError):
-                assert connection.recv(1) == b""
+                while connection.recv(1000):
+                    pass
+
+
+def _connect(url: str) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname or "", parts.port or 80), timeout=5)
+
+
+def test_connections_beyond_the_bound_are_closed_at_once(
+    broker: RunningBroker,
+    start_gateway: StartGateway,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr("camfabric.gateway.server.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, connections=3))
+    tls = {"cert": certificate[0], "cert_key": certificate[1]}
+
+    def is_let_in(url: str) -> bool:
+        with _connect(url) as connection:
+            connection.settimeout(0.2)
+            try:
+                connection.recv(1)
+            except TimeoutError:
+                return True
+            except ConnectionResetError:
+                pass
+            return False
+
+    for settings in ({}, tls):
+        url = start_gateway(broker.endpoint, **settings).url
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(_connect(url))
+            assert not is_let_in(url)
+        eventually(lambda: is_let_in(url))  # noqa: B023  (called at once)
 
 
 # Sign-in
@@ -232,7 +308,7 @@ def test_without_a_sign_in_nothing_is_shown(guarded: str) -> None:
             assert await _status(guarded + path) == status, path
         for headers in (
             {"Authorization": "Basic nonsense"}, {"Authorization": "Bearer "}, {"Authorization": "Digest x"},
-            {"Cookie": "camfabric=x"}, {"Authorization": ""},
+            {"Cookie": f"camfabric-{urlsplit(guarded).port}=x"}, {"Authorization": ""},
         ):  # fmt: skip
             assert await _status(f"{guarded}/api/cameras", headers=headers) in (401, 429)
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
@@ -249,7 +325,7 @@ def test_programs_are_asked_for_a_password_and_pages_are_not(guarded: str) -> No
             for headers, is_asked in (
                 ({}, True),
                 ({"Sec-Fetch-Mode": "cors"}, False),
-                ({"Cookie": "camfabric=x"}, False),
+                ({"Cookie": f"camfabric-{urlsplit(guarded).port}=x"}, False),
             ):
                 address = f"{guarded}/api/cameras/vault/snapshot.jpg"
                 async with session.get(address, headers=headers) as answer:
@@ -280,6 +356,8 @@ def test_a_user_sees_his_cameras_and_the_others_do_not_exist(guarded: str) -> No
                 text = await answer.text()
                 assert "cctv/lobby" in text
                 assert "vault" not in text
+                # Totals would tell of the others.
+                assert "camfabric_gateway" not in text
         async with visit(guarded, headers=boris) as visitor:
             await visitor.watch(
                 (1, "vault", "cam", "any"), (2, "cctv/lobby", "cam", "any"), (3, "vault", "low", "jpeg")
@@ -288,6 +366,24 @@ def test_a_user_sees_his_cameras_and_the_others_do_not_exist(guarded: str) -> No
             await visitor.text("status")
             assert visitor.texts[0]["user"] == "boris"
             assert "vault" not in json.dumps(visitor.texts)
+
+    run(work)
+
+
+def test_a_user_has_a_share_and_others_have_the_rest(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camfabric.gateway.hub.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, viewers=4))
+    monkeypatch.setattr("camfabric.gateway.stills.WEB_LIMITS", dataclasses.replace(WEB_LIMITS, snapshots=3))
+    boris, anna = _basic("boris", "battery"), _basic("anna", "correct horse")
+
+    async def work() -> None:
+        await _known(guarded, 2, headers=anna)
+        picture = f"{guarded}/api/cameras/cctv/lobby/snapshot.jpg"
+        assert await _status(picture, headers=boris) == 503  # his share of three is none
+        async with visit(guarded, headers=boris) as one, visit(guarded, headers=boris) as two:
+            assert (await two.closed()).code == 1013
+            async with visit(guarded, headers=anna) as hers:
+                await hers.text("cameras")
+            await one.text("cameras")
 
     run(work)
 
@@ -389,7 +485,9 @@ def test_over_https_the_cookie_is_secure_and_the_certificate_can_be_renewed(
             async with session.post(f"{gateway.url}/sign-in", data=form, allow_redirects=False, ssl=trusted) as answer:
                 assert answer.status == 303
                 assert "Secure" in answer.headers["Set-Cookie"]
-                assert "Strict-Transport-Security" in answer.headers
+                assert answer.headers["Set-Cookie"].startswith(f"__Host-camfabric-{urlsplit(gateway.url).port}=")
+                # For a proxy to say: whoever changes back to HTTP would be locked out.
+                assert "Strict-Transport-Security" not in answer.headers
         async with visit(gateway.url, headers=_basic("anna", "correct horse"), ssl=trusted) as visitor:
             await visitor.watch((1, "vault", "cam", "any"))
             await visitor.pictures(3)
@@ -434,6 +532,28 @@ def test_beyond_loopback_it_wants_a_sign_in_and_https(
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="--listen"):
         Gateway(_settings(listen=listen))
+
+
+@pytest.mark.parametrize("host", ["", " ", "a b/c", "https://x:8443", "x:8443", "x/y", "*", "."])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"--host .*: it is a name alone"):
+        Gateway(_settings(listen="127.0.0.1:0", hosts=[host]))
+
+
+@pytest.mark.parametrize("origin", ["", "null", "*", "home.example", "ftp://x", "http://", "http://x/y", "http://x:y"])
+def test_an_origin_that_is_none_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"--embed .*: it is the origin"):
+        Gateway(_settings(listen="127.0.0.1:0", embed=[origin]))
+
+
+def test_a_key_with_a_password_is_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "pkey", "-in", str(certificate[1]), "-aes256", "-passout", "pass:secret", "-out", str(locked)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="it has a password: take that off by openssl pkey -in"):
+        Gateway(_settings(listen="127.0.0.1:0", cert=certificate[0], cert_key=locked))
 
 
 def test_files_that_are_no_certificate_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,8 +12,10 @@ import pytest
 
 from camfabric.common.frame import Codec, Frame
 from camfabric.gateway.budget import Budget
+from camfabric.gateway.feeds import Feeds
 from camfabric.gateway.lane import Lane
 from camfabric.gateway.packet import Packet, Timeline
+from camfabric.gateway.pictures import Workshop
 from camfabric.gateway.protocol import WatchedStream
 from camfabric.gateway.settings import WEB_LIMITS, WEB_TIMES
 from camfabric.gateway.window import Window
@@ -55,6 +58,25 @@ def _run_link(
         count += 1
         assert window.acknowledged(n)
     return took, count
+
+
+def test_a_window_knows_for_how_long_nothing_was_acknowledged(clock: Clock) -> None:
+    window = Window(clock=clock)
+    assert window.unanswered_s == 0
+    for _ in range(3):
+        window.sent(100)
+        clock.now += 2
+    assert window.unanswered_s == 6
+    assert window.acknowledged(1)
+    assert window.unanswered_s == 0
+    clock.now += 5
+    assert not window.acknowledged(1)
+    assert window.unanswered_s == 5
+    assert window.acknowledged(3)
+    clock.now += 5
+    assert window.unanswered_s == 0
+    window.sent(100)
+    assert window.unanswered_s == 0
 
 
 @pytest.mark.parametrize("round_trip_s", [0.002, 0.05])
@@ -273,3 +295,44 @@ def test_a_budget_is_spent_and_filled_up(clock: Clock) -> None:
     clock.now += 1000
     assert budget.wait_s() == 0
     assert [budget.spend() for _ in range(4)] == [True, True, True, False]
+
+
+# Feeds
+
+
+def _begun(wanted: list[tuple[str, str]], known: frozenset[str]) -> frozenset[str]:
+    """Which of (camera, holder) are subscribed to at once."""
+    told: list[frozenset[str]] = []
+
+    async def work() -> None:
+        workshop = Workshop()
+        feeds = Feeds(lambda _, cameras: told.append(frozenset(cameras)), workshop, is_known=known.__contains__)
+        for camera, holder in wanted:
+            feeds.join(("cam", camera), _Nobody(), "any", holder=holder)
+        await asyncio.sleep(0)
+        feeds.close()
+        workshop.close()
+
+    asyncio.run(work())
+    return told[0]
+
+
+class _Nobody:
+    def take(self, packet: Packet) -> None:
+        """Take a packet."""
+
+
+def test_cameras_that_are_there_are_begun_before_invented_ones() -> None:
+    known = frozenset(f"real{number}" for number in range(100))
+    begun = _begun([(f"no{n}", "") for n in range(WEB_LIMITS.starts)] + [(name, "") for name in known], known)
+    assert known <= begun
+    assert len(begun) == WEB_LIMITS.starts
+
+
+def test_one_user_does_not_spend_the_streams_of_another() -> None:
+    share = WEB_LIMITS.starts // WEB_LIMITS.shares
+    names = frozenset(f"a{number}" for number in range(1000))
+    begun = _begun([*((name, "anna") for name in names), ("b", "boris"), ("a1", "boris")], names | {"b"})
+    assert "b" in begun
+    assert share <= len(begun - {"b", "a1"}) <= share + 1
+    assert "a1" in begun  # also wanted by one who has not spent his share

@@ -135,6 +135,7 @@ def _drawn(number: int) -> Any:
         ("lobby/stream.mjpeg?fps=nan", 400),
         ("lobby/stream.mjpeg?fps=many", 400),
         ("lobby/stream.mjpeg?fps=-1e9", 400),
+        ("lobby/stream.mjpeg?fps=0.00001", 400),
         ("plain/snapshot.jpg?channel=low", 404),
         ("lobby/", 404),
         ("lobby/snapshot.png", 404),
@@ -269,6 +270,25 @@ def test_mjpeg_is_one_picture_after_the_other(
                 parts = _Parts(answer)
                 times = [datetime.fromisoformat((await parts.next())[0]["Camfabric-Captured"]) for _ in range(8)]
                 assert (times[-1] - times[0]) / 7 > timedelta(seconds=0.07)
+
+    run(work)
+
+
+def test_who_has_left_does_not_count_as_a_viewer(
+    publish: Callable[..., Any], url: str, known: Callable[[str], None]
+) -> None:
+    publish("lobby")
+    known("lobby")
+
+    async def work() -> None:
+        async with aiohttp.ClientSession() as session:
+            # Its next picture is due in ten seconds.
+            async with session.get(f"{url}/api/cameras/lobby/stream.mjpeg?fps=0.1") as answer:
+                await _Parts(answer).next()
+                assert b"camfabric_gateway_viewers 1.0" in (await _get(f"{url}/metrics"))[2]
+            async with asyncio.timeout(5):
+                while b"camfabric_gateway_viewers 0.0" not in (await _get(f"{url}/metrics"))[2]:
+                    await asyncio.sleep(0.02)
 
     run(work)
 

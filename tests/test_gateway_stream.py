@@ -8,6 +8,7 @@ import contextlib
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -319,13 +320,63 @@ def test_a_page_that_acknowledges_nothing_is_sent_no_more_than_a_window(
     run(work)
 
 
+def test_a_page_that_never_acknowledges_is_cut_off(
+    broker: RunningBroker,
+    publish: Callable[..., Publisher],
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("camfabric.gateway.viewer.WEB_TIMES", type(WEB_TIMES)(stuck_s=0.5))
+    publish("a", fps=200)
+    url = start_gateway(broker.endpoint).url
+
+    async def work() -> None:
+        async with visit(url) as visitor, visit(url) as other, asyncio.timeout(10):
+            visitor.acknowledges = False
+            await visitor.watch((1, "a", "cam", "any"))
+            await other.watch((1, "a", "cam", "any"))
+            others = asyncio.create_task(other.closed())
+            # It answers pings, and reads what it is sent.
+            await visitor.closed()
+            assert not others.done()
+            others.cancel()
+
+    run(work)
+
+
+def test_a_page_that_resets_is_no_fault(
+    broker: RunningBroker, start_gateway: StartGateway, caplog: pytest.LogCaptureFixture, eventually: Eventually
+) -> None:
+    gateway = start_gateway(broker.endpoint)
+    hello = b'{"type":"hello","v":1}'
+    for _ in range(5):
+        connection = _upgraded(gateway.url)
+        connection.sendall(bytes([0x81, 0x80 | len(hello)]) + bytes(4) + hello)
+        # Pings, whose answers have nowhere to go.
+        for _ in range(200):
+            connection.sendall((bytes([0x89, 0x80 | 100]) + bytes(4) + bytes(100)) * 50)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    run(lambda: _all_left(gateway.url))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def _noise(number: int) -> Any:
     """A picture of 100 kB."""
     return np.random.default_rng(number % 8).integers(0, 255, (360, 480, 3), np.uint8)
 
 
-def _dead_viewer(url: str, camera: str) -> socket.socket:
-    """A page that asks for a camera, and never reads."""
+async def _all_left(url: str) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+        text = ""
+        while "camfabric_gateway_viewers 0.0" not in text:
+            async with session.get(f"{url}/metrics") as answer:
+                text = await answer.text()
+
+
+def _upgraded(url: str) -> socket.socket:
+    """A WebSocket by hand, which never reads."""
     port = int(url.rpartition(":")[2])
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -335,6 +386,12 @@ def _dead_viewer(url: str, camera: str) -> socket.socket:
         f"GET /api/stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
+    return connection
+
+
+def _dead_viewer(url: str, camera: str) -> socket.socket:
+    """A page that asks for a camera, and never reads."""
+    connection = _upgraded(url)
     stream = {"id": 1, "camera": camera, "channel": "cam", "as": "any"}
     for message in ({"type": "hello", "v": 1}, {"type": "watch", "streams": [stream]}):
         text = json.dumps(message).encode()
@@ -485,8 +542,16 @@ def test_more_viewers_than_there_may_be_are_turned_away(
             async with visit(url) as three:
                 closed = await three.closed()
                 assert (closed.code, closed.reason) == (1013, "too many viewers")
+        await _all_left(url)
         async with visit(url) as again:
             await again.text("cameras")
+        await _all_left(url)
+        # Who has not said hello yet counts as well.
+        async with visit(url, hello=False) as one, visit(url, hello=False) as two, visit(url) as three:
+            assert (await three.closed()).code == 1013
+            for visitor in (one, two):
+                await visitor.say(type="hello", v=1)
+                await visitor.text("cameras")
 
     run(work)
 

@@ -111,7 +111,7 @@ export class Link extends EventTarget {
 
     #checkSilence() {
         // A peer that vanished says nothing, and neither does TCP, for minutes.
-        if (this.isOpen && this.#watched !== "[]" && performance.now() - this.#heardMs > SILENCE_MS) {
+        if (this.isOpen && performance.now() - this.#heardMs > SILENCE_MS) {
             const socket = this.#socket;
             this.#lose("it has been silent for too long", true);
             socket.close();

@@ -66,6 +66,7 @@ link.addEventListener("cameras", ({ detail: { cameras } }) => {
     hasCameras = true;
     const here = new Set(cameras.map(({ name }) => name));
     hear(cameras, [...tiles.keys()].filter((name) => !here.has(name)));
+    sayEmpty(); // of none, too
 });
 link.addEventListener("status", ({ detail: { cameras, gone } }) => hear(cameras ?? [], gone ?? []));
 link.addEventListener("trouble", ({ detail: { text } }) => {
@@ -152,7 +153,7 @@ function arrange() {
     }
     enlarge();
     sayEmpty();
-    tree.select(big ?? filter.replace(/\/+$/, ""));
+    tree.select(big ?? filter.replace(/\/*$/, "/"));
 }
 
 function fit() {
@@ -170,16 +171,12 @@ function fit() {
 
 /** Show `big` alone, or all. */
 function enlarge() {
-    const tile = tiles.get(big);
     document.body.classList.toggle("big", big !== null);
     for (const [name, each] of tiles) {
         each.root.classList.toggle("big", name === big);
         each.button.tabIndex = name === (big ?? current) ? 0 : -1;
     }
     $("title").textContent = big ?? "";
-    if (big !== null && tile === undefined && hasCameras) {
-        toast(`No camera is called ${big}.`);
-    }
     watch();
 }
 
@@ -234,16 +231,19 @@ function screenOf(tile) {
 
 function tick() {
     const nowMs = performance.now();
-    const counts = { live: 0, resting: 0, bad: 0 };
+    const counts = { live: 0, bad: 0 }; // of those that the filter leaves
+    const left = new Set(names);
     const changes = [];
     for (const [name, tile] of tiles) {
         const before = tile.root.dataset.state;
-        const changed = tile.update(nowMs, isLinked);
+        const changed = tile.update(nowMs, isLinked, trouble !== "");
         const isBad = ["offline", "stalled", "stale"].includes(tile.root.dataset.state);
         // Of what is not on the screen, the gateway's word is all there is.
         tree.mark(name, tile.root.dataset.state === "resting" ? tile.status.state : tile.root.dataset.state);
-        counts.bad += isBad;
-        counts.live += !isBad && tile.status.state !== "idle";
+        if (left.has(name)) {
+            counts.bad += isBad;
+            counts.live += !isBad && tile.status.state !== "idle";
+        }
         if (changed !== null && before !== undefined && (isBad || (changed === "live" && ["offline", "stalled", "stale"].includes(before)))) {
             changes.push(`${name}: ${changed === "live" ? "live again" : `${tile.word.textContent} ${tile.reason.textContent}`}`);
         }
@@ -278,7 +278,8 @@ function saySummary({ live, bad }) {
             parts.push(`${bad} not live`);
         }
     }
-    const text = parts.join(" · ");
+    // On a phone it has several lines, and none of them begins within a part.
+    const text = parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
     if ($("summary").textContent !== text) {
         $("summary").textContent = text;
     }
@@ -302,10 +303,12 @@ function sayTrouble(nowMs) {
 function sayEmpty() {
     const empty = $("empty");
     const [line, hint, button] = empty.children;
-    empty.hidden = names.length > 0 || big !== null || !hasCameras;
-    line.textContent = tiles.size === 0 ? "No camera has been seen yet." : `No camera matches “${filter}”.`;
-    hint.textContent = tiles.size === 0 ? "camfabric publish test:// --camera cctv/lobby" : "";
-    button.hidden = tiles.size === 0;
+    const isNone = tiles.size === 0 && big === null;
+    empty.hidden = !hasCameras || (big === null ? names.length > 0 : tiles.has(big));
+    line.textContent = isNone ? "No camera has been seen yet."
+        : big === null ? `No camera matches “${filter}”.` : `No camera is called “${big}”.`;
+    hint.textContent = isNone ? "camfabric publish test:// --camera cctv/lobby" : "";
+    button.hidden = isNone;
 }
 
 let toastTimer = 0;
@@ -394,10 +397,13 @@ function move(step) {
     const at = names.indexOf(big ?? current);
     const to = Math.min(Math.max(at + step, 0), names.length - 1);
     if (big === null) {
-        setCurrent(names[to]);
+        // The first arrow shows where one is.
+        const isThere = list.contains(document.activeElement) || Math.abs(step) >= names.length;
+        setCurrent(isThere ? names[to] : current);
         tiles.get(current).button.focus();
     } else {
-        open(names[(at + Math.sign(step) + names.length) % names.length]);
+        const next = at === -1 && step < 0 ? -1 : at + Math.sign(step);
+        open(names.at(next % names.length));
     }
 }
 

@@ -1,6 +1,9 @@
 // One camera on the wall: its picture, what is known of it, and whether it may be believed.
 
 const STALE_MS = 3000;
+const STALE_PICTURES = 3; // of a camera that makes few
+const JITTER_MS = 100; // ages that differ by more are not made smooth
+const SILENT = "its publisher fell silent";
 const PATIENCE_MS = 800; // a picture that is only just asked for is not missing yet
 const RATE_MS = 3000;
 const RATE_LEAST_MS = 900;
@@ -94,18 +97,33 @@ export class Tile {
             this.shown = player;
             this.button.replaceChildren(player.element);
             old?.release();
-            this.#drawn.length = 0;
-            this.#ageMs = null;
+            this.#forget();
+        }
+        if (this.root.dataset.state !== "live") {
+            this.#forget();
         }
         const { nowMs, ageMs } = this.#info = info;
         this.#drawn.push(nowMs);
         this.#pictureMs = nowMs - (ageMs ?? 0);
         if (ageMs !== null) {
-            this.#ageMs = this.#ageMs === null ? ageMs : this.#ageMs + (ageMs - this.#ageMs) * 0.2;
+            const isNear = this.#ageMs !== null && Math.abs(ageMs - this.#ageMs) <= JITTER_MS;
+            this.#ageMs = isNear ? this.#ageMs + (ageMs - this.#ageMs) * 0.2 : ageMs;
         }
         if (this.root.dataset.state !== "live") {
-            this.update(nowMs, this.isLinked);
+            this.update(nowMs, this.isLinked, this.isCutOff);
         }
+    }
+
+    /** What was before a pause says nothing of what comes after it. */
+    #forget() {
+        this.#drawn.length = 0;
+        this.#ageMs = null;
+    }
+
+    /** How old the newest picture of a camera that is live may be. */
+    get #staleMs() {
+        const { fps } = this.status;
+        return fps > 0 ? Math.max(STALE_MS, STALE_PICTURES * 1000 / fps) : STALE_MS;
     }
 
     /** The channel of the picture that can be seen, or null. */
@@ -121,7 +139,7 @@ export class Tile {
         if (this.status.state === "offline" || this.status.state === "stalled") {
             return this.status.state;
         }
-        if (nowMs - this.#pictureMs <= STALE_MS) {
+        if (nowMs - this.#pictureMs <= this.#staleMs) {
             return "live";
         }
         if (this.#wantedMs === null || nowMs - this.#wantedMs < PATIENCE_MS) {
@@ -133,9 +151,13 @@ export class Tile {
         return this.#info === null ? "waiting" : "stale";
     }
 
-    /** Say how it is now. Returns its state where that has changed. */
-    update(nowMs, isLinked) {
+    /**
+     * Say how it is now. Returns its state where that has changed. `isCutOff`: the gateway has trouble of its own, and
+     * from a camera's silence nothing follows for its publisher.
+     */
+    update(nowMs, isLinked, isCutOff) {
         this.isLinked = isLinked;
+        this.isCutOff = isCutOff;
         const state = this.#state(nowMs, isLinked);
         const before = this.root.dataset.state;
         this.root.dataset.state = state;
@@ -146,7 +168,7 @@ export class Tile {
         write(this.since, since);
         const isLive = state === "live";
         const rate = isLive ? this.#rate(nowMs) : null;
-        write(this.rate, rate === null ? "" : `${rate < 2.95 ? rate.toFixed(1) : Math.round(rate)} fps`);
+        write(this.rate, rate === null ? "" : `${rate < 0.095 ? rate.toFixed(2) : rate < 2.95 ? rate.toFixed(1) : Math.round(rate)} fps`);
         const old = nowMs - this.#pictureMs;
         const age = isLive && old < 1000 ? this.#ageMs ?? old : old;
         write(this.age, this.#info === null ? "" : isLive ? duration(age) : `${duration(age)} old`);
@@ -160,12 +182,17 @@ export class Tile {
         return state === before ? null : state;
     }
 
+    get #reason() {
+        const { reason } = this.status;
+        return this.isCutOff && reason === SILENT ? "nothing is heard of it" : reason || "";
+    }
+
     #words(state, nowMs) {
         const sinceState = `since ${clock(nowMs - this.sinceMs)} · ${duration(nowMs - this.sinceMs)}`;
         switch (state) {
             case "offline":
             case "stalled":
-                return [state, this.status.reason || "", sinceState];
+                return [state, this.#reason, sinceState];
             case "lost":
                 return ["not connected", "", ""];
             case "stale":
@@ -180,12 +207,12 @@ export class Tile {
     }
 
     #rate(nowMs) {
-        while (this.#drawn.length > 0 && nowMs - this.#drawn[0] > RATE_MS) {
+        while (this.#drawn.length > 2 && nowMs - this.#drawn[0] > RATE_MS) {
             this.#drawn.shift();
         }
         const [first] = this.#drawn;
         const spanMs = this.#drawn.at(-1) - first;
-        // What came at once in the beginning is no rate.
-        return nowMs - first < RATE_LEAST_MS || spanMs === 0 ? null : (this.#drawn.length - 1) * 1000 / spanMs;
+        // One is no rate, and neither is what came at once in the beginning.
+        return !(spanMs > 0) || nowMs - first < RATE_LEAST_MS ? null : (this.#drawn.length - 1) * 1000 / spanMs;
     }
 }

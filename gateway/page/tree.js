@@ -1,4 +1,4 @@
-// The tree of names: a segment a level. A folder filters the wall, a camera is enlarged.
+// The tree of names: a segment a level. A folder filters the wall, a camera is enlarged. A name can be both: two items.
 
 import { byName } from "./layout.js";
 
@@ -6,7 +6,7 @@ import { byName } from "./layout.js";
 export class Tree extends EventTarget {
     #root;
     #names = "";
-    #items = new Map(); // by name
+    #items = new Map(); // by path: a camera's is its name, a folder's ends in a slash
     #closed = new Set();
 
     constructor(root) {
@@ -42,9 +42,9 @@ export class Tree extends EventTarget {
     }
 
     #level({ folders, cameras }, path) {
-        const names = [...new Set([...folders.keys(), ...cameras])].sort(byName);
-        return names.map((name) => {
-            const full = path + name;
+        const rows = [...cameras.map((name) => [name, null]), ...folders].sort(([a], [b]) => byName(a, b));
+        return rows.map(([name, under]) => {
+            const full = path + name + (under === null ? "" : "/");
             const item = document.createElement("li");
             item.setAttribute("role", "treeitem");
             item.tabIndex = -1;
@@ -57,18 +57,16 @@ export class Tree extends EventTarget {
             label.textContent = name;
             row.append(mark, label);
             item.append(row);
-            if (folders.has(name)) {
+            if (under !== null) {
                 mark.className = "twist";
                 const isOpen = !this.#closed.has(full);
                 item.setAttribute("aria-expanded", String(isOpen));
                 const group = document.createElement("ul");
                 group.setAttribute("role", "group");
-                group.append(...this.#level(folders.get(name), `${full}/`));
+                group.append(...this.#level(under, full));
                 item.append(group);
             } else {
                 mark.className = "dot";
-            }
-            if (cameras.includes(name)) {
                 item.dataset.camera = full;
             }
             return item;
@@ -83,7 +81,7 @@ export class Tree extends EventTarget {
         }
     }
 
-    /** Which folder or camera the wall shows. */
+    /** Which camera, or folder with a slash behind it, the wall shows. */
     select(path) {
         for (const [name, item] of this.#items) {
             item.setAttribute("aria-selected", String(name === path));
@@ -104,8 +102,9 @@ export class Tree extends EventTarget {
     }
 
     #choose(item) {
-        const type = item.dataset.camera === undefined ? "folder" : "camera";
-        this.dispatchEvent(new CustomEvent(type, { detail: item.dataset.path }));
+        const { camera, path } = item.dataset;
+        const [type, detail] = camera === undefined ? ["folder", path.slice(0, -1)] : ["camera", camera];
+        this.dispatchEvent(new CustomEvent(type, { detail }));
     }
 
     #open(item, isOpen) {
