@@ -131,7 +131,7 @@ def test_of_a_camera_that_has_gone_nobody_gets_an_old_picture(
             eventually(lambda: publisher.watched)
             publisher.send(picture())
             watcher.read(timeout=5)
-        eventually(lambda: watcher.cameras()["a"].state == "offline")
+        eventually(lambda: (status := watcher.cameras().get("a")) and status.state == "offline")
         with Subscriber(broker.endpoint) as late:
             eventually(lambda: late.cameras().get("a"))
             with pytest.raises(TimeoutError, match="a is offline"):

@@ -335,7 +335,7 @@ def test_names_that_find_no_room_cost_little() -> None:
 
 _HONEST: Final = "honest/1"
 _FPS: Final = 30
-_FRAMES: Final = 60
+_FRAMES: Final = 40
 _A_FRAME: Final = 50
 """Pieces of garbage for each honest frame."""
 

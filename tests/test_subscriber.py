@@ -67,9 +67,9 @@ def test_a_slow_consumer_gets_the_newest_and_counts_add_up(feed: Any) -> None:
     for before, after in pairwise(frames):
         assert after.seq - before.seq == 1 + after.missed + after.dropped
     assert sum(frame.missed for frame in frames) == 0
-    assert sum(frame.dropped for frame in frames) > 50
+    assert sum(frame.dropped for frame in frames) > 20
     # A queue would be some 100 frames behind at the end.
-    assert sorted(lags[1:])[len(lags) // 2] <= 4
+    assert sorted(lags[1:])[len(lags) // 2] <= 10
 
 
 def test_a_fast_camera_does_not_starve_a_slow_one(feed: Any, start_broker: Any) -> None:
