@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -42,8 +43,13 @@ _READ_STRIP: Final = f"""
 
 
 def have_browser() -> bool:
-    """Whether there are both a browser and the package that drives it."""
-    return CHROMIUM is not None and importlib.util.find_spec("playwright") is not None
+    """Whether there are both a browser and the package that drives it, and its own program starts."""
+    if CHROMIUM is None or importlib.util.find_spec("playwright") is None:
+        return False
+    from playwright._impl._driver import compute_driver_executable
+
+    node, _ = compute_driver_executable()
+    return subprocess.run([node, "--version"], capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager

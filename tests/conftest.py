@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             _have_windows,
             "apt-get install xvfb x11-apps xdotool libgl1 libglib2.0-0, and opencv-python not -headless",
         ),
-        ("browser", have_browser, "apt-get install chromium, and pip install 'camfabric[dev]'"),
+        ("browser", have_browser, "apt-get install chromium libatomic1, and pip install 'camfabric[dev]'"),
     )
     for mark, have, how in wants:
         marked = [item for item in items if item.get_closest_marker(mark)]
