@@ -86,6 +86,8 @@ class Sequence:
         """Take in a replay, oldest first. Returns what is to be passed on, what was held behind it with it."""
         frames = list(frames)
         held = self._take_held()
+        if frames and frames[0].epoch != self._epoch:
+            held = []  # of a publisher that has started anew since
         passed: list[Frame] = []
         if frames and self.waiting and frames[0].epoch == self._epoch and self._from_keyframe and frames[0].keyframe:
             # All of it is new to whoever decodes, also what was passed on once and lost.

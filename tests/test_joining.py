@@ -188,6 +188,16 @@ def test_after_a_restart_all_since_the_keyframe_comes_once_more() -> None:
     assert [frame.seq for frame in sequence.live(_packet(10))] == [10]
 
 
+def test_a_replay_of_a_new_start_ends_what_was_held_of_the_old_one() -> None:
+    sequence = Sequence()
+    assert sequence.live(_packet(5)) == []
+    replay = [_packet(0, keyframe=True, epoch=2)]
+    assert sequence.replayed(replay) == replay
+    assert sequence.replayed(replay) == []
+    assert not sequence.waiting
+    assert sequence.live(_packet(1, epoch=2)) == [_packet(1, epoch=2)]
+
+
 def test_after_a_restart_a_keyframe_makes_the_replay_needless() -> None:
     sequence = Sequence()
     group = [_packet(seq, keyframe=seq == 0) for seq in range(4)]
