@@ -9,22 +9,28 @@ subscriptions that come faster than they are read. The kernel's count of what ca
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import socket as posix
 import stat
-import struct
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from camfabric.common.budget import Budget
+from camfabric.common.connections import (
+    NO_PORT,
+    drop,
+    is_there,
+    local_port,
+    memory_bytes,
+    peer_address,
+    received_bytes,
+)
 from camfabric.common.errors import WireError
 from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.sockets import Socket, is_readable
@@ -35,10 +41,6 @@ __all__ = ["Account", "Peer", "Peers"]
 logger = logging.getLogger(__name__)
 
 _EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-_BYTES_RECEIVED: Final = struct.Struct("Q")
-_BYTES_RECEIVED_AT: Final = 128
-"""In Linux's `struct tcp_info`, since 4.1."""
-_TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES_RECEIVED.size
 _MEMORY_FACTOR: Final = 4
 """A message that is not complete may cost so many times its size, and what the settings say beyond it."""
 _SUM: Final = 16
@@ -48,9 +50,6 @@ _WHOLE_S: Final = 0.2
 _PATIENCE_S: Final = 1.0
 _SUBSCRIPTIONS: Final = 32
 """As much as so many of the largest subscriptions, and none of it complete for a second, is no subscription."""
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_NO_PORT: Final = -1
-"""Of ipc://."""
 _MANY: Final = 500
 """From so many connections on they are looked at less often: a look costs 3 µs for each."""
 
@@ -59,10 +58,8 @@ _MANY: Final = 500
 class Account:
     """What one peer has asked for: of a key over all its connections, else of one connection."""
 
-    requests: float = 0.0
-    """What is left of its burst of requests ..."""
-    filled_at: float = 0.0
-    """... when it was last filled up."""
+    requests: Budget
+    """For what is sent at once when it is asked for."""
     prefixes: Counter[bytes] = field(default_factory=Counter)
     """Its subscriptions, each with the number of its connections that have it."""
     weights: dict[bytes, int] = field(default_factory=dict)
@@ -105,10 +102,7 @@ class Peer:
 
     def is_there(self) -> bool:
         """Whether the descriptor is still this connection's."""
-        try:
-            return os.fstat(self.descriptor).st_ino == self.inode
-        except OSError:
-            return False
+        return is_there(self.descriptor, self.inode)
 
 
 class Peers:
@@ -262,7 +256,7 @@ class Peers:
         return peer
 
     def _new_account(self) -> Account:
-        return Account(self._limits.replay_requests, self._clock())
+        return Account(Budget(self._limits.replay_requests, self._limits.replay_requests_s, self._clock))
 
     def _add(self, descriptor: int) -> Peer | None:
         try:
@@ -280,7 +274,7 @@ class Peers:
             return None
         account = self._new_account()
         account.peers = 1
-        peer = Peer(descriptor, inode, _address(descriptor), "", account, self._clock())
+        peer = Peer(descriptor, inode, peer_address(descriptor), "", account, self._clock())
         self._peers[descriptor] = peer
         return peer
 
@@ -290,8 +284,8 @@ class Peers:
             return True
         if not self._port:
             endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else _NO_PORT
-        return _local_port(descriptor) == self._port
+            self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else NO_PORT
+        return local_port(descriptor) == self._port
 
     def _forget(self, peer: Peer) -> None:
         if self._peers.get(peer.descriptor) is peer:
@@ -305,7 +299,7 @@ class Peers:
         account.peers -= 1
         if account.peers > 0:
             return
-        if self._accounts.get(peer.key) is account and self._is_full(account):
+        if self._accounts.get(peer.key) is account and account.requests.is_full:
             del self._accounts[peer.key]
 
     # What they ask for
@@ -366,21 +360,12 @@ class Peers:
         not to be answered."""
         if not self._bound:
             return True
-        account = peer.account
-        now = self._clock()
-        left = account.requests + (now - account.filled_at) * self._limits.replay_requests_s
-        account.requests, account.filled_at = min(left, float(self._limits.replay_requests)), now
-        if account.requests < 1:
-            self._complain(
-                peer, f"more than {self._limits.replay_requests_s} requests a second: not answered", reason="requests"
-            )
-            return False
-        account.requests -= 1
-        return True
-
-    def _is_full(self, account: Account) -> bool:
-        missing = self._limits.replay_requests - account.requests
-        return missing <= (self._clock() - account.filled_at) * self._limits.replay_requests_s
+        if peer.account.requests.spend():
+            return True
+        self._complain(
+            peer, f"more than {self._limits.replay_requests_s} requests a second: not answered", reason="requests"
+        )
+        return False
 
     # What they send
 
@@ -394,7 +379,7 @@ class Peers:
         if passed_s < TIMES.look_s * max(1, len(self._peers) // _MANY):
             return
         self._looked_at = now
-        for key in [key for key, account in self._accounts.items() if not account.peers and self._is_full(account)]:
+        for key in [key for key, account in self._accounts.items() if not account.peers and account.requests.is_full]:
             del self._accounts[key]
         if not self._bound:
             self._forget_dead()
@@ -405,7 +390,8 @@ class Peers:
         is_behind = 0 < now - self._caught_up_at < _PATIENCE_S
         unfinished: dict[Peer, int] = {}
         for peer in self:
-            received = None if peer.is_cut else _received_bytes(peer)
+            may_ask = peer.address and not peer.is_cut and peer.is_there()
+            received = received_bytes(peer.descriptor) if may_ask else None
             if received is None:
                 if not peer.is_there():
                     self._forget(peer)
@@ -436,7 +422,7 @@ class Peers:
 
     def _look_at_memory(self, unfinished: dict[Peer, int], now: float) -> None:
         """Bound the memory that messages cost that are not complete: it may be many times their size."""
-        memory = _memory_bytes()
+        memory = memory_bytes()
         if not unfinished:
             self._calm_memory = memory
             return
@@ -490,96 +476,10 @@ class Peers:
             return False
         peer.is_cut = True  # it is forgotten once it is gone, for more of it may be on its way
         self._ended += [prefix for prefix in list(peer.prefixes) if self.unsubscribed(peer, prefix)]
-        with contextlib.suppress(OSError), _connection(peer) as connection:
-            # What the kernel still holds is old as well: with no linger it is thrown away.
-            connection.setsockopt(posix.SOL_SOCKET, posix.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.shutdown(posix.SHUT_RDWR)
-            return True
-        return False
+        return drop(peer.descriptor, peer.inode)
 
     def close(self) -> None:
         """Give the monitor back, before the socket is closed."""
         if self.monitor is not None:
             self._socket.disable_monitor()
             self.monitor.close(0)
-
-
-@contextlib.contextmanager
-def _connection(peer: Peer) -> Iterator[posix.socket]:
-    """A peer's connection, by a descriptor of our own where there is one left."""
-    try:
-        descriptor = os.dup(peer.descriptor)
-    except OSError:
-        descriptor = -1
-    try:
-        connection = posix.socket(fileno=descriptor if descriptor >= 0 else peer.descriptor)
-    except OSError:
-        if descriptor >= 0:
-            os.close(descriptor)
-        raise
-    try:
-        if os.fstat(connection.fileno()).st_ino != peer.inode:
-            raise OSError("another connection")
-        yield connection
-    finally:
-        if descriptor >= 0:
-            connection.close()
-        else:
-            connection.detach()
-
-
-def _address(descriptor: int) -> str:
-    address = _asked(descriptor, posix.socket.getpeername)
-    return str(address[0]) if isinstance(address, tuple) else ""
-
-
-def _local_port(descriptor: int) -> int:
-    address = _asked(descriptor, posix.socket.getsockname)
-    return int(address[1]) if isinstance(address, tuple) else _NO_PORT
-
-
-def _asked(descriptor: int, question: Callable[[posix.socket], Any]) -> Any:
-    """What a descriptor's socket says, or None; it stays open."""
-    try:
-        connection = posix.socket(fileno=descriptor)
-    except OSError:
-        return None
-    try:
-        return question(connection)
-    except OSError:
-        return None
-    finally:
-        connection.detach()
-
-
-def _received_bytes(peer: Peer) -> int | None:
-    """What came over a TCP connection in all; None where that cannot be told, or it is gone."""
-    if not peer.address or not sys.platform.startswith("linux") or not peer.is_there():
-        return None
-    try:
-        # libzmq may close it at any moment.
-        connection = posix.socket(posix.AF_INET, posix.SOCK_STREAM, 0, fileno=peer.descriptor)
-    except OSError:
-        return None
-    try:
-        info = connection.getsockopt(posix.IPPROTO_TCP, posix.TCP_INFO, _TCP_INFO_BYTES)
-    except OSError:
-        return None
-    finally:
-        connection.detach()
-    if len(info) < _TCP_INFO_BYTES:
-        return None
-    return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
-
-
-def _memory_bytes() -> int:
-    """This process's memory; 0 where that cannot be told."""
-    try:
-        # Twenty times a second: the plain calls cost 6 µs, `Path.read_bytes` 60.
-        descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        return int(os.read(descriptor, 256).split()[1]) * _PAGE_BYTES
-    finally:
-        os.close(descriptor)

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final
 
+from camfabric.common.budget import Budget
 from camfabric.common.frame import Codec, Frame
 from camfabric.common.groups import Groups
-from camfabric.gateway.budget import Budget
 from camfabric.gateway.packet import Listener, Packet, Timeline
 from camfabric.gateway.pictures import Maker, Workshop
 from camfabric.gateway.protocol import Form, StreamKey

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from camfabric.common.budget import Budget
 from camfabric.common.errors import AuthError, ConfigError, WireError
 from camfabric.common.stats import Complaints, Standing
 from camfabric.gateway.accounts import TOKEN_USER, Account, parse_accounts, read_private, read_token, verify
-from camfabric.gateway.budget import Budget
 from camfabric.gateway.caller import Caller, network_of
 
 __all__ = ["SESSION_S", "Busy", "SignIn"]

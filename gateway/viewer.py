@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from camfabric.common.budget import Budget
 from camfabric.common.errors import WireError
 from camfabric.gateway import protocol
-from camfabric.gateway.budget import Budget
 from camfabric.gateway.cameras import Cameras
 from camfabric.gateway.feeds import Feeds
 from camfabric.gateway.lane import Lane

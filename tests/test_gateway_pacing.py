@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from camfabric.common.budget import Budget
 from camfabric.common.frame import Codec, Frame
-from camfabric.gateway.budget import Budget
 from camfabric.gateway.feeds import Feeds
 from camfabric.gateway.lane import Lane
 from camfabric.gateway.packet import Packet, Timeline

@@ -170,7 +170,7 @@ def test_whole_messages_that_wait_to_be_read_are_no_endless_one(
 ) -> None:
     """As where the program is busy elsewhere, and its memory grows there."""
     memory = itertools.count(10**9, 10**9)
-    monkeypatch.setattr("camfabric.common.peers._memory_bytes", lambda: next(memory))
+    monkeypatch.setattr("camfabric.common.peers.memory_bytes", lambda: next(memory))
     socket = make_xsub(context)
     passed = itertools.count(0.0, 0.1)
     peers = Peers(socket, label="publishers", bound=True, keyed=False, takes_frames=True, clock=lambda: next(passed))

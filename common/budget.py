@@ -31,6 +31,12 @@ class Budget:
         self._left -= 1
         return True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing of it is spent: a new one would be the same."""
+        self._count()
+        return self._left >= self._at_once
+
     def give_back(self) -> None:
         """What was spent last was not to be counted."""
         self._left = min(self._left + 1, self._at_once)
