@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections import Counter
@@ -102,7 +103,7 @@ class Broker:
             self._context, gate=self._gate, keys=self._keys, limits=limits, may_publish=self._admission.may_publish
         )
         interest, groups = Interest(), Groups(limits)
-        self._demand = Demand(self._ports, interest, groups)
+        self._demand = Demand(self._ports, interest, groups, limits=limits)
         self._forwarding = Forwarding(self._ports, interest, groups, broker_id=self.id, limits=limits)
         try:
             self._apply(self._config)
@@ -158,9 +159,8 @@ class Broker:
         next_tick = next_word = time.monotonic()
         try:
             while not self._stop_asked:
-                doubt = any(outlet.peers.in_doubt for outlet in self._ports.outlets)
-                wait_s = min(next_tick + _TICK_S - time.monotonic(), TIMES.doubt_s if doubt else 2 * TIMES.look_s)
-                ready = dict(self._poller.poll(int(max(0.0, wait_s) * 1000) + 1))
+                wait_s = min(next_tick + _TICK_S - time.monotonic(), self._pause_s())
+                ready = dict(self._poller.poll(math.ceil(max(0.0, wait_s) * 1000)))
                 if self._gate.socket in ready:
                     self._gate.answer()
                 self._serve(ready)
@@ -176,6 +176,13 @@ class Broker:
         finally:
             self._close()
 
+    def _pause_s(self) -> float:
+        """How long there is nothing to do, if nothing comes."""
+        if any(outlet.audience.has_news for outlet in self._ports.outlets):
+            return 0.0
+        doubt = any(outlet.peers.in_doubt for outlet in self._ports.outlets)
+        return TIMES.doubt_s if doubt else 2 * TIMES.look_s
+
     def _serve(self, ready: dict[Any, int]) -> None:
         for outlet in self._ports.outlets:
             if outlet.monitor in ready:
@@ -183,6 +190,7 @@ class Broker:
             if outlet.socket in ready or outlet.audience.has_news:
                 self._demand.hear(outlet)
             outlet.peers.look()
+            outlet.audience.backlog.look()
             if outlet.is_asked:
                 outlet.hand_out(self._forwarding.statuses())
         for inlet in self._ports.inlets:

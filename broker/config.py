@@ -56,6 +56,7 @@ _RANGES: Final = {
     "connections": (1, 1_000_000),
     "connections_per_key": (1, 1_000_000),
     "subscriptions": (1, 1_000_000),
+    "replay_requests": (1, 1_000_000),
     "replay_requests_s": (1, 1_000_000),
     "payload_bytes": (64 * 1024, 2**31 - 1),
     "header_bytes": (1, 16 * 1024 * 1024),

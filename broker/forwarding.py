@@ -21,7 +21,7 @@ from camfabric.common.roster import Roster
 from camfabric.common.settings import Limits
 from camfabric.common.sockets import receive
 from camfabric.common.stats import Complaints
-from camfabric.common.status import pack_status, relay_status, unpack_status
+from camfabric.common.status import OFFLINE, pack_status, relay_status, unpack_status
 from camfabric.common.topics import BROKER, CAM, CHANNELS, REPLAY, STATUS, parse_request, parse_topic, topic
 
 __all__ = ["Forwarding"]
@@ -41,6 +41,10 @@ class _Route:
     camera: str
     outlets: tuple[Outlet, ...]
     believed: dict[tuple[Inlet, str], bool] = field(default_factory=dict)
+    version: int = -1
+    """Of the interest, when it was looked up ..."""
+    is_wanted: bool = False
+    """... whether somebody is subscribed to it."""
 
 
 class Forwarding:
@@ -134,7 +138,9 @@ class Forwarding:
         if not self._roster.accepts(route.camera, seen.epoch):
             return
         header = wire.with_hop(header)
-        if self._interest.covers(name):
+        if route.version != self._interest.version:
+            route.version, route.is_wanted = self._interest.version, self._interest.covers(name)
+        if route.is_wanted:
             self._groups.keep(
                 name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
             )
@@ -150,6 +156,8 @@ class Forwarding:
         status = unpack_status(name, parts[1].buffer)
         self._check_hops(status.hops)
         if self._roster.heard(status):
+            if status.state == OFFLINE:
+                self._forget_pictures(status.camera)
             marked = replace(
                 status,
                 hops=status.hops + 1,
@@ -163,6 +171,11 @@ class Forwarding:
             elif self._groups.is_over(stream):
                 marked = replace(marked, kept=0, kept_over=True)
             self._publish_status(status.camera, relay_status(parts[1].buffer, marked), route.outlets)
+
+    def _forget_pictures(self, camera: str) -> None:
+        """A late joiner is not to be given a picture of a camera that has gone."""
+        for channel in CHANNELS:
+            self._groups.drop(topic(channel, camera))
 
     def _publish_status(self, camera: str, packed: bytes, outlets: Iterable[Outlet]) -> None:
         self._statuses[camera] = packed
@@ -218,6 +231,7 @@ class Forwarding:
     def _expire(self) -> None:
         for status in self._roster.expire():
             logger.info("camera %s is offline: %s", status.camera, status.reason)
+            self._forget_pictures(status.camera)
             self._publish_status(status.camera, pack_status(status), self._showing(status.camera))
 
     def tick(self) -> None:

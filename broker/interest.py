@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Iterator
-from typing import Final
 
 __all__ = ["Interest"]
-
-logger = logging.getLogger(__name__)
-
-_MAX: Final = 100_000
 
 
 class Interest:
@@ -22,16 +16,16 @@ class Interest:
     def __init__(self) -> None:
         self._owners: dict[bytes, set[Hashable]] = {}
         self._lengths: dict[int, int] = {}
+        self.version = 0
+        """Another one each time that it has changed."""
 
     def add(self, prefix: bytes, owner: Hashable = 0) -> bool:
-        """Add a prefix. Returns whether nobody had it and there was room for it."""
+        """Add a prefix. Returns whether nobody had it."""
         owners = self._owners.get(prefix)
         if owners is not None:
             owners.add(owner)
             return False
-        if len(self._owners) >= _MAX:
-            logger.error("more than %d subscriptions in all: new ones do not go upstream", _MAX)
-            return False
+        self.version += 1
         self._owners[prefix] = {owner}
         self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
         return True
@@ -44,6 +38,7 @@ class Interest:
         owners.remove(owner)
         if owners:
             return False
+        self.version += 1
         del self._owners[prefix]
         self._lengths[len(prefix)] -= 1
         if not self._lengths[len(prefix)]:
@@ -52,8 +47,7 @@ class Interest:
 
     def covers(self, topic: bytes) -> bool:
         """Whether somebody is subscribed to a prefix of `topic`."""
-        # For each frame, and there are few lengths: a list costs half of what a generator does.
-        return any([topic[:length] in self._owners for length in self._lengths])
+        return any(topic[:length] in self._owners for length in self._lengths)
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._owners))

@@ -22,7 +22,9 @@ __all__ = ["Outlet"]
 
 _MANY: Final = 64
 _STATUSES_S: Final = 0.1
-"""Between two answers to new subscribers to statuses."""
+"""Between two answers to new subscribers to statuses ..."""
+_STATUS_S: Final = 0.001
+"""... and so much more for each status in one: everybody who is subscribed to them gets them again."""
 
 
 class Outlet:
@@ -96,13 +98,15 @@ class Outlet:
 
     def hand_out(self, statuses: Mapping[str, bytes]) -> None:
         """Send the statuses that were asked for."""
-        self._next_statuses = time.monotonic() + _STATUSES_S
         asked = tuple(self._asked)
         self._asked.clear()
+        sent = 0
         for camera, packed in statuses.items():
             of_camera = topic(STATUS, camera)
             if of_camera.startswith(asked) and self.cameras.covers(camera):
                 self.socket.send_multipart([of_camera, packed])
+                sent += 1
+        self._next_statuses = time.monotonic() + _STATUSES_S + _STATUS_S * sent
 
     def close(self) -> None:
         """Close it."""

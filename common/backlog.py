@@ -29,6 +29,7 @@ __all__ = ["Backlog"]
 logger = logging.getLogger(__name__)
 
 _MAX_REPORTED: Final = 1000
+_LOOK_S: Final = 0.01
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -46,6 +47,8 @@ class Backlog:
         self._held: deque[tuple[Any, int]] = deque()
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
+        self._behind: list[Peer] = []
+        self._next_look = 0.0
 
     def counted(self, payload: Any) -> Any:
         """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it."""
@@ -74,12 +77,24 @@ class Backlog:
         self._held = deque((tracker, size) for tracker, size in self._held if not tracker.done)
         return sum(size for _, size in self._held)
 
+    def look(self) -> None:
+        """See whether those that seemed to be behind have taken everything. To be called before something is sent.
+
+        Just after it nobody has, and who is met only then seems to be behind all the time.
+        """
+        if not self._behind or (now := self._clock()) < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
+        for peer in self._behind:
+            self._look_at(peer, now)
+        self._behind = [peer for peer in self._behind if peer.behind_since is not None]
+
     def check(self) -> None:
-        """Cut off whoever is too far behind. To be called every 100 ms or so."""
+        """Cut off whoever is too far behind. To be called every 100 ms or so, and `look` in between."""
         now = self._clock()
         for peer in self._peers:
             self._look_at(peer, now)
-        behind = [peer for peer in self._peers if peer.behind_since is not None]
+        self._behind = behind = [peer for peer in self._peers if peer.behind_since is not None]
         if not behind:
             return
         full = self.held_bytes() > self._limits.queue_bytes

@@ -56,7 +56,7 @@ class Dial:
         self._key = "" if pair is None or server is None else pair.name
         self._clock = clock
         self._failures = 0
-        self._is_made = False
+        self._is_made = self._was_made = False
         self._complained = float("-inf")
         self._redial_at: float | None = None
         self.trouble = ""
@@ -77,7 +77,7 @@ class Dial:
 
     def _heard(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._failures, self._is_made = 0, True
+            self._failures, self._is_made, self._was_made = 0, True, True
             if self.trouble:
                 logger.info("connected to %s", self.endpoint)
             self.trouble = ""
@@ -94,6 +94,8 @@ class Dial:
                 self._complain(self._guess())
 
     def _guess(self) -> str:
+        if self._key and self._was_made:
+            return "it refuses this key for a while, as its log says, or has another key now than --server-key says"
         if self._key:
             return "it has another key than --server-key says, or runs without keys"
         return "it wants keys (--keys DIR), or is no part of a fabric"

@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -49,6 +49,8 @@ _WHOLE_S: Final = 0.2
 _PATIENCE_S: Final = 1.0
 _SUBSCRIPTIONS: Final = 32
 """As much as so many of the largest subscriptions, and none of it complete for a second, is no subscription."""
+_NO_PORT: Final = -1
+"""Of ipc://."""
 _MANY: Final = 500
 """From so many connections on they are looked at less often: a look costs 3 µs for each."""
 
@@ -146,7 +148,8 @@ class Peers:
         self._holders: Counter[bytes] = Counter()
         self._ended: list[bytes] = []
         self._doubted_at: float | None = None
-        self._looked_at = clock()
+        self._looked_at = self._caught_up_at = clock()
+        self._port = 0
         self._calm_memory = 0
         self._socket = socket
         self.complaints = Complaints(logger)
@@ -273,11 +276,22 @@ class Peers:
             if old.inode == inode:
                 return old
             self._forget(old)
+        if not self._is_ours(descriptor):
+            return None
         account = self._new_account()
         account.peers = 1
         peer = Peer(descriptor, inode, _address(descriptor), "", account, self._clock())
         self._peers[descriptor] = peer
         return peer
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """Whether a connection is to this endpoint: what came late may name one that has another's by now."""
+        if not self._bound:
+            return True
+        if not self._port:
+            endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else _NO_PORT
+        return _local_port(descriptor) == self._port
 
     def _forget(self, peer: Peer) -> None:
         if self._peers.get(peer.descriptor) is peer:
@@ -331,15 +345,21 @@ class Peers:
             peer.account.weight -= peer.account.weights.pop(prefix)
         return prefix not in self._holders
 
-    def take_ended(self) -> list[bytes]:
-        """Subscriptions whose last holder's connection has ended since the last call."""
-        ended, self._ended = self._ended, []
-        return [prefix for prefix in ended if prefix not in self._holders]
+    def ended(self) -> Iterator[bytes]:
+        """Subscriptions whose last holder's connection has ended; those that are not taken now come the next time."""
+        while self._ended:
+            if (prefix := self._ended.pop()) not in self._holders:
+                yield prefix
 
     @property
     def has_ended(self) -> bool:
-        """Whether `take_ended` has some."""
+        """Whether `ended` has some."""
         return bool(self._ended)
+
+    def heaviest(self) -> Peer | None:
+        """The one with the most subscriptions; None where nobody has any."""
+        here = [peer for peer in self if not peer.is_cut and peer.account.weight]
+        return max(here, key=lambda peer: peer.account.weight, default=None)
 
     def may_ask(self, peer: Peer) -> bool:
         """Count a request for something that is sent at once. Returns whether it is within the bound; if not, it is
@@ -379,6 +399,10 @@ class Peers:
         if not self._bound:
             self._forget_dead()
             return
+        # Where messages wait to be read, what came may be whole ones.
+        if not is_readable(self._socket):
+            self._caught_up_at = now
+        is_behind = 0 < now - self._caught_up_at < _PATIENCE_S
         unfinished: dict[Peer, int] = {}
         for peer in self:
             received = None if peer.is_cut else _received_bytes(peer)
@@ -386,11 +410,12 @@ class Peers:
                 if not peer.is_there():
                     self._forget(peer)
                 continue
-            if size := self._look_at_message(peer, received, now):
+            if not is_behind and (size := self._look_at_message(peer, received, now)):
                 unfinished[peer] = size
             if not self._takes_frames:
                 self._look_at_upstream(peer, received, passed_s)
-        self._look_at_memory(unfinished, now)
+        if not is_behind:
+            self._look_at_memory(unfinished, now)
 
     def _look_at_message(self, peer: Peer, received: int, now: float) -> int:
         """How much has come of a message that is not complete; its size is bounded here."""
@@ -504,17 +529,27 @@ def _connection(peer: Peer) -> Iterator[posix.socket]:
 
 
 def _address(descriptor: int) -> str:
+    address = _asked(descriptor, posix.socket.getpeername)
+    return str(address[0]) if isinstance(address, tuple) else ""
+
+
+def _local_port(descriptor: int) -> int:
+    address = _asked(descriptor, posix.socket.getsockname)
+    return int(address[1]) if isinstance(address, tuple) else _NO_PORT
+
+
+def _asked(descriptor: int, question: Callable[[posix.socket], Any]) -> Any:
+    """What a descriptor's socket says, or None; it stays open."""
     try:
         connection = posix.socket(fileno=descriptor)
     except OSError:
-        return ""
+        return None
     try:
-        address = connection.getpeername()
+        return question(connection)
     except OSError:
-        return ""
+        return None
     finally:
         connection.detach()
-    return str(address[0]) if isinstance(address, tuple) else ""
 
 
 def _received_bytes(peer: Peer) -> int | None:

@@ -77,6 +77,8 @@ class Link:
     @property
     def patience_s(self) -> float:
         """After how long `hear` and `look` are to be called again, whatever comes."""
+        if self.audience.has_news:
+            return 0.0
         if self._peers.in_doubt:
             return TIMES.doubt_s
         return 2 * TIMES.look_s if self._dial is None else TIMES.status_s
@@ -85,6 +87,7 @@ class Link:
         """Take in who connects."""
         self._gate.answer()
         self._peers.accept()
+        self.audience.backlog.look()
         if self._dial is not None:
             self._dial.hear()
 

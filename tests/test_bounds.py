@@ -152,6 +152,24 @@ def test_what_one_peer_costs_is_not_laid_to_anothers_charge(broker_apart: Callab
         assert honest.longest_s < 1
 
 
+def test_whoever_has_the_most_subscriptions_makes_room_for_the_others(start_broker: Any, eventually: Any) -> None:
+    """An upstream broker would refuse this broker's key for what one viewer behind it asks for."""
+    limits = replace(LIMITS, subscriptions=200)
+    upstream = start_broker(limits=limits)
+    broker = start_broker(publishers=(), upstreams=(upstream.endpoint,), limits=limits)
+    with Honest(upstream.to, broker.endpoint, "light/44") as honest, bare() as context:
+        heavy, light = (peer(context, zmq.XSUB, broker.endpoint) for _ in range(2))
+        for number in range(40):
+            light.send(b"\x01" + topic("cam", f"light/{number}"))
+        for number in range(180):
+            heavy.send(b"\x01" + topic("cam", f"heavy/{number}"))
+        eventually(lambda: broker.broker.counts().get("subscriptions"))
+        light.send(b"\x01" + topic("cam", "light/44"))
+        eventually(lambda: heard(light))
+        honest.more(3)
+        assert not upstream.broker.counts()
+
+
 def test_more_requests_than_allowed_are_not_answered_and_cost_nobody_else(start_broker: Any, eventually: Any) -> None:
     broker = start_broker(limits=replace(LIMITS, replay_requests=20, replay_requests_s=5))
     with Honest(broker.to, broker.endpoint) as honest, bare() as context:

@@ -74,12 +74,16 @@ def test_it_is_a_set_of_prefixes(changes: list[tuple[bool, bytes]], topics: list
         assert interest.covers(topic) is any(topic.startswith(prefix) for prefix in model)
 
 
-def test_it_is_bounded() -> None:
+def test_its_version_tells_whether_what_it_covers_may_have_changed() -> None:
     interest = Interest()
-    added = sum(interest.add(b"%d" % number) for number in range(100_010))
-    assert added == len(interest) == 100_000
-    assert interest.remove(b"5")
-    assert interest.add(b"one more")
+    interest.add(b"a", "one")
+    version = interest.version
+    interest.add(b"a", "another")
+    interest.remove(b"a", "one")
+    interest.remove(b"b", "one")
+    assert interest.version == version
+    interest.remove(b"a", "another")
+    assert interest.version != version
 
 
 # Groups

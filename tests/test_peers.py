@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +163,87 @@ def test_who_is_busy_while_the_broker_comes_back_stays_subscribed(context: Any, 
             site.hear()
         assert site.hear() == wanted
     site.close()
+
+
+def test_whole_messages_that_wait_to_be_read_are_no_endless_one(
+    context: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the program is busy elsewhere, and its memory grows there."""
+    memory = itertools.count(10**9, 10**9)
+    monkeypatch.setattr("camfabric.common.peers._memory_bytes", lambda: next(memory))
+    socket = make_xsub(context)
+    passed = itertools.count(0.0, 0.1)
+    peers = Peers(socket, label="publishers", bound=True, keyed=False, takes_frames=True, clock=lambda: next(passed))
+    publisher = make_xpub(context)
+    publisher.connect(bind(socket, _ANY))
+    socket.send(b"\x01")
+    eventually(lambda: not is_readable(socket) and is_readable(publisher) and publisher.recv())
+
+    def is_read() -> bool:
+        while (parts := receive(socket)) is not None:
+            assert peers.of(parts[0]) is not None
+        return not is_readable(socket)
+
+    for _ in range(5):
+        for _ in range(10):
+            publisher.send(bytes(500_000))
+        eventually(lambda: is_readable(socket))
+        peers.look()
+        assert not any(peer.is_cut for peer in peers)
+        eventually(is_read)
+        peers.look()
+    assert not peers.complaints.counts
+    peers.close()
+    socket.close(0)
+    publisher.close(0)
+
+
+def test_a_connection_to_another_endpoint_is_nobody_here(context: Any, eventually: Any) -> None:
+    """libzmq tells of a connection when it has ended already, and its descriptor is another's."""
+    socket, other = make_xsub(context), make_xsub(context)
+    peers, others = (Peers(each, label="publishers", bound=True, keyed=False) for each in (socket, other))
+    bind(socket, _ANY)
+    publisher = make_xpub(context)
+    publisher.connect(bind(other, _ANY))
+    other.send(b"\x01")
+    eventually(lambda: not is_readable(other) and is_readable(publisher) and publisher.recv())
+    publisher.send(b"cam/a/")
+    eventually(lambda: is_readable(other))
+    message = receive(other)
+    assert message is not None
+    assert peers.of(message[0]) is None
+    assert not len(peers)
+    assert others.of(message[0]) is not None
+    peers.close()
+    others.close()
+    for each in (socket, other, publisher):
+        each.close(0)
+
+
+def test_what_one_leaves_behind_is_taken_in_turns_with_the_others_messages(context: Any, eventually: Any) -> None:
+    socket = make_xpub(context)
+    peers = Peers(socket, label="outlet", bound=True, keyed=False)
+    audience = Audience(socket, peers, is_admitted=lambda key: True)
+    subscriber = make_xsub(context)
+    subscriber.connect(bind(socket, _ANY))
+    wanted = {b"cam/%d/" % number for number in range(3000)}
+    for prefix in wanted:
+        subscriber.send(b"\x01" + prefix)
+    held: set[bytes] = set()
+
+    def hear() -> int:
+        before = len(held)
+        for subscription in audience.hear():
+            (held.discard if subscription.peer is None else held.add)(subscription.prefix)
+            time.sleep(0.0002)  # what it costs to take it back upstream
+        return before - len(held)
+
+    eventually(lambda: hear() is not None and held == wanted)
+    subscriber.close(0)
+    peers.cut_all(peers)
+    assert 0 < hear() < len(wanted)
+    while held:
+        assert audience.has_news or is_readable(socket)
+        hear()
+    peers.close()
+    socket.close(0)

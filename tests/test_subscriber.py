@@ -237,7 +237,8 @@ def test_async_reads_iterates_times_out_and_closes(feed: Any) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
                 assert (await subscriber.read(timeout=5)).seq > first.seq
-                assert subscriber.cameras()["cam/1"].state == "live"
+                while not (status := subscriber.cameras().get("cam/1")) or status.state != "live":
+                    await subscriber.read(timeout=5)
             with pytest.raises(ConfigError, match="closed"):
                 await subscriber.read(timeout=1)
 
