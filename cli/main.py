@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
-from camfabric.cli import broker, demo, keys, ls, password, publish, subscribe, top, view, web
+from camfabric.cli import broker, demo, keys, ls, password, publish, snapshot, subscribe, top, view, web
 from camfabric.cli.output import OutputClosed, write_line
 from camfabric.cli.signals import watch_signals
 from camfabric.common.errors import ConfigError, FabricError
