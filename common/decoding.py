@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from camfabric.common.codecs import Decoded, VideoDecoder, decode
 from camfabric.common.errors import CodecError
@@ -16,6 +17,8 @@ from camfabric.common.shared import SharedPictures
 from camfabric.common.topics import SHM
 
 __all__ = ["Decoding"]
+
+_SHARED: Final = f"{SHM}/"
 
 
 class _Track:
@@ -91,12 +94,11 @@ class Decoding:
         """A taken frame with its picture, or a newer one of its camera; None where there is none to show now."""
         if self._shared is None:
             return self._picture(frame)
-        picture = self._shared.picture(frame) if frame.channel == SHM else self._picture(frame)
-        if picture is None:
-            if frame.channel == SHM:
-                self._owe(frame, dropped=1)
-            return None
-        return self._going_on(picture)
+        if not frame.channel.startswith(_SHARED):
+            picture = self._picture(frame)
+        elif (picture := self._shared.picture(frame)) is None:
+            self._owe(frame, dropped=1)
+        return None if picture is None else self._going_on(picture)
 
     def _going_on(self, picture: Frame) -> Frame | None:
         """A picture with what is owed to it; None where the one before, from elsewhere, was no older."""

@@ -20,6 +20,7 @@ import stat
 import struct
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +30,7 @@ from camfabric.common.codecs import raw
 from camfabric.common.errors import WireError
 from camfabric.common.frame import Frame
 from camfabric.common.settings import LIMITS, Limits
-from camfabric.common.topics import is_host
+from camfabric.common.topics import SHM, is_host
 from camfabric.common.wire import Descriptor
 
 if TYPE_CHECKING:
@@ -342,6 +343,8 @@ class SharedPictures:
     """
 
     def __init__(self, limits: Limits = LIMITS) -> None:
+        self.offset_ns: Callable[[Frame], int] = lambda frame: 0
+        """How far this machine's clock is from that of a frame's publisher."""
         self._limits = limits
         self._readers: dict[str, RingReader] = {}
 
@@ -365,7 +368,13 @@ class SharedPictures:
         pixels = reader.read(descriptor, wire.picture_bytes(frame))
         if pixels is None:
             return None
-        return replace(frame, payload=pixels.data, decoded=raw.shaped(frame, pixels))
+        return replace(
+            frame,
+            channel=SHM,
+            payload=pixels.data,
+            decoded=raw.shaped(frame, pixels),
+            clock_offset_ns=self.offset_ns(frame),
+        )
 
     def forget(self, camera: str) -> None:
         """Give a camera's ring back, but for what is held of it."""

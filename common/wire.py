@@ -220,8 +220,12 @@ def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
     return fields
 
 
-def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limits = LIMITS) -> Frame:
+def unpack_frame(
+    topic: Buffer, header: Buffer, payload: Buffer, *, received_ns: int = 0, limits: Limits = LIMITS
+) -> Frame:
     """The frame of a message's three parts. The payload is not copied and not decoded.
+
+    Where its channel is `shm/<host>`, the payload says where its picture lies.
 
     Raises:
         WireError: something does not add up.
@@ -272,6 +276,7 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
         extra=_unpack_extra(header, limits) if extra_bytes else _EMPTY_EXTRA,
         extra_bytes=extra_bytes,
         payload=payload,
+        received_ns=received_ns,
     )
 
 

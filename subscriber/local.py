@@ -56,7 +56,7 @@ class Local:
         if len(known) > self._limits.shared_cameras:
             for camera in self._cameras.values():
                 camera.way = _Way.REFUSED
-        wanted = set()
+        wanted: set[bytes] = set()
         for filter_ in filters:
             under = [camera for camera in known if covers(filter_, camera)]
             if any(self.in_memory(camera) for camera in under):

@@ -27,7 +27,6 @@ from camfabric.common.topics import (
     CLOCK,
     LOW,
     REPLAY,
-    SHM,
     STATUS,
     covers,
     new_nonce,
@@ -121,6 +120,8 @@ class Receiver(threading.Thread):
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
         self._clocks = Clocks()
+        if shared is not None:
+            shared.offset_ns = self._clocks.offset_ns
         self.roster = Roster()
         self.brokers: set[str] = set()
         self.complaints = Complaints(logger)
@@ -159,11 +160,14 @@ class Receiver(threading.Thread):
             while not self._stop_asked:
                 if self._filters is not (wanted := self._wanted):
                     self._change_filters(wanted)
-                poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
-                self._waker.clear()
+                ready = dict(poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1))
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
                 for link in self._links:
-                    link.dial.hear()
-                    self._drain(link)
+                    if link.dial.monitor in ready:
+                        link.dial.hear()
+                    if link.socket in ready:
+                        self._drain(link)
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
                     self._tick(now)
@@ -247,8 +251,8 @@ class Receiver(threading.Thread):
         return name in self._filters or self._is_watched(name)
 
     def _drain(self, link: _Link) -> None:
-        for _ in range(_BATCH):
-            if (parts := receive(link.socket)) is None:
+        for place in range(_BATCH):
+            if (parts := receive(link.socket, likely=not place)) is None:
                 return
             link.heard = time.monotonic()
             try:
@@ -263,11 +267,11 @@ class Receiver(threading.Thread):
         if self._channel is not None and prefix.startswith(self._channel.encode() + b"/"):
             if len(parts) != wire.FRAME_PARTS:
                 raise WireError(f"frame of {len(parts)} parts", reason="parts")
-            self._got_frame(link, wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits))
+            self._got_frame(link, self._frame(parts))
         elif prefix.startswith(b"shm/") and self._shared is not None:
             if len(parts) != wire.FRAME_PARTS:
                 raise WireError(f"frame of {len(parts)} parts", reason="parts")
-            self._got_shared(link, wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits), self._shared)
+            self._got_shared(link, self._frame(parts), self._shared)
         elif prefix.startswith(b"status/"):
             if len(parts) != 2:
                 raise WireError(f"status of {len(parts)} parts", reason="parts")
@@ -281,6 +285,9 @@ class Receiver(threading.Thread):
                 self.brokers.add(parse_topic(bytes(parts[0]))[1])
         else:
             raise WireError(f"unexpected topic {bytes(parts[0][:64])!r}", reason="topic")
+
+    def _frame(self, parts: list[memoryview]) -> Frame:
+        return wire.unpack_frame(parts[0], parts[1], parts[2], received_ns=time.time_ns(), limits=self._limits)
 
     def _stream(self, camera: str, link: _Link) -> _Stream:
         stream = self._streams.get(camera)
@@ -316,7 +323,9 @@ class Receiver(threading.Thread):
             self._streams[frame.camera] = _Stream(Sequence(self._limits), link, frame.camera, asked_of=frame.epoch)
             self._choose_topics()
         stream = self._stream(frame.camera, link)
-        self._pass_on(stream, stream.sequence.live(replace(frame, channel=SHM)))
+        for newest in stream.sequence.live(frame):
+            stream.received = True
+            self._mailbox.put(newest)  # whoever takes it completes it
 
     def _take_main_stream(self, link: _Link, camera: str, *, changed: bool) -> None:
         """Do without shared memory for a camera, if that is a change."""
@@ -330,7 +339,13 @@ class Receiver(threading.Thread):
     def _pass_on(self, stream: _Stream, frames: list[Frame]) -> None:
         for frame in frames:
             stream.received = True
-            self._mailbox.put(replace(frame, received_ns=time.time_ns(), clock_offset_ns=self._clocks.offset_ns(frame)))
+            self._mailbox.put(
+                replace(
+                    frame,
+                    received_ns=frame.received_ns or time.time_ns(),
+                    clock_offset_ns=self._clocks.offset_ns(frame),
+                )
+            )
 
     def _mend(self, stream: _Stream) -> None:
         """Ask for a replay, unless one was asked for just now."""
