@@ -77,7 +77,7 @@ def publish(
         bool | None,
         typer.Option(
             "--shared/--no-shared",
-            help="Pictures in this host's memory too, for subscribers of the same user. Default: where there are no keys.",
+            help="Pictures in this host's memory too, for subscribers of this user. Default: where there are no keys.",
             show_default=False,
         ),
     ] = None,

@@ -72,8 +72,8 @@ def subscribe(
     local: Annotated[
         LocalWay | None,
         typer.Option(
-            help="auto takes the pictures of cameras on this host from its memory. Default: with --pipe raw, which wants"
-            " pixels; else frames as they are sent.",
+            help="auto takes the pictures of cameras on this host from its memory. Default: auto with --pipe raw,"
+            " off where frames are taken as they are sent.",
             show_default=False,
         ),
     ] = None,

@@ -55,7 +55,7 @@ class Decoding:
     decoded. What takes too long is done in pieces, so that a late joiner sees the stream catch up.
 
     `complain` is called with a camera and an error for each frame that cannot be decoded. With `shared`, a camera may go
-    over from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
+    from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 It is a file in /dev/shm for each camera that somebody watches so; docs/wire.md has its layout. A slot is guarded by an
 open file description lock on a byte of the file: its writer has it alone, its readers together, and nobody waits. So a
-picture is never overwritten while somebody holds it; the kernel orders the memory, on ARM too; and it takes the locks of
-a process that dies. Whether the picture is still the one that was announced is told by the slot's generation.
+picture is never overwritten while somebody holds it; the kernel orders the memory, on ARM too; and it takes back the
+locks of a process that dies. Whether a slot still has the picture that was announced is told by its generation.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ class Ring:
         self._generation = 0
         self._descriptor = os.open(_path(self.file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _lock(self._descriptor, fcntl.F_WRLCK, _LIFE)
-            if not os.fstat(self._descriptor).st_nlink:
-                raise OSError(errno.EAGAIN, "somebody has removed it")
+            self._live()
             self._size = _PAGE + self._most * self._stride
             os.ftruncate(self._descriptor, self._size)
             first = min(_FIRST_SLOTS, self._most)
@@ -186,6 +184,11 @@ class Ring:
         except BaseException:
             self.close()
             raise
+
+    def _live(self) -> None:
+        _lock(self._descriptor, fcntl.F_WRLCK, _LIFE)
+        if not os.fstat(self._descriptor).st_nlink:
+            raise OSError(errno.EAGAIN, "it was taken for a dead publisher's")
 
     def _allocate(self, offset: int, length: int) -> None:
         """Take memory before it is written to: where a write finds none, the process is ended by SIGBUS.

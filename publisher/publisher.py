@@ -63,9 +63,9 @@ class Publisher:
             watched.
         encoder: of H.264 and H.265: an encoder of FFmpeg, such as "h264_nvenc"; x264 or x265 by default.
         low: what the small picture on `low/` is like; None for no such channel. It is made while it is watched.
-        shared: offer the pictures in this host's shared memory too, where subscribers of the same user take them without
-            a copy: 25 MB at 1080p, 100 MB at most, while there are such subscribers. None is where there are no keys:
-            every process of this user could see them there.
+        shared: offer the pictures in this host's shared memory too, where subscribers of the same user take them
+            without a copy: 25 MB at 1080p, 100 MB at most, while there are such subscribers. None is where there are no
+            keys: every process of this user could see them there.
         key: its secret key: a file, or a name in the folder `keys`.
         server_key: the broker's public key, likewise.
         keys: a folder of keys: its own secret and the broker's public key, or, to bind, the public keys of those who

@@ -89,7 +89,8 @@ class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
     With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change. The filter "" is
-    every camera; `watch` replaces the filters while it runs. With `shared`, cameras of this host are taken from its memory.
+    every camera; `watch` replaces the filters while it runs. With `shared`, cameras of this host are taken
+    from its memory.
     """
 
     def __init__(

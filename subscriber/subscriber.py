@@ -42,9 +42,9 @@ class Subscriber:
             no camera yet: see `watch`.
         channel: "cam", "low" for the small pictures, or None for statuses alone.
         mode: "latest" or "every".
-        local: "auto" takes pictures of cameras on this host from its shared memory, where they are offered to this user;
-            for channel "cam", mode "latest" and decoded pictures alone. `frame.channel` is "shm" then, its `image`
-            read-only, and its codec raw. What does not work out comes over the main stream. "off" never does.
+        local: "auto" takes pictures of cameras on this host from its shared memory, where they are offered to this
+            user; for channel "cam", mode "latest" and decoded pictures alone. `frame.channel` is "shm" then, `image`
+            read-only, and the codec raw. What does not work out comes over the main stream. "off" never does.
         decode: whether `read` decodes; without, frames come with their `payload`. Of H.264 and H.265 those are packets
             in the order of decoding, with "latest" too: it skips to the newest keyframe.
         key: its secret key: a file, or a name in the folder `keys`.

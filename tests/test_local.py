@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import gc
-import logging
+import itertools
 import os
 import shutil
 import signal
@@ -39,8 +38,7 @@ from camfabric.subscriber.local import Local
 
 from .conftest import Eventually, StartBroker
 
-_ROOT: Final = Path(__file__).parent.parent
-_FOLDER: Final = Path("/dev/shm")
+_FOLDER: Final = Path("/dev/shm")  # noqa: S108
 
 pytestmark = pytest.mark.skipif(not make_host(), reason="no shared memory here")
 
@@ -81,7 +79,18 @@ def _is_shared(frame: Frame) -> bool:
 
 def _only_forward(frames: list[Frame]) -> bool:
     numbers = [frame.extra["number"] for frame in frames]
-    return all(later > earlier for earlier, later in zip(numbers, numbers[1:], strict=False))
+    return all(later > earlier for earlier, later in itertools.pairwise(numbers))
+
+
+def _saw(wanted: set[tuple[str, str]]) -> Callable[[Frame], bool]:
+    """Whether all of these have come: cameras and their channels."""
+    seen: set[tuple[str, str]] = set()
+
+    def is_complete(frame: Frame) -> bool:
+        seen.add((frame.camera, frame.channel))
+        return wanted <= seen
+
+    return is_complete
 
 
 # Taking pictures from memory
@@ -173,7 +182,7 @@ def test_sizes_and_formats_change_on_the_way(publisher: Callable[..., Publisher]
     feed(camera, make=make, fps=200)
     with Subscriber(camera.endpoint) as subscriber:
         _read_until(subscriber, _is_shared)
-        seen = set()
+        seen: set[tuple[int, ...]] = set()
         end = time.monotonic() + 15
         while len(seen) < len(shapes) and time.monotonic() < end:
             frame = subscriber.read(timeout=5)
@@ -276,20 +285,16 @@ def test_the_others_under_a_filter_go_on_and_new_ones_come(
     feed(publisher("z/none", to=broker.to))
     with Subscriber(broker.endpoint, cameras=["x", "y"]) as subscriber:
         wanted = {("x/here", "shm"), ("x/there", "cam"), ("y/there", "cam")}
-        seen: set[tuple[str, str]] = set()
-        _read_until(subscriber, lambda frame: seen.add((frame.camera, frame.channel)) or wanted <= seen)
+        _read_until(subscriber, _saw(wanted))
         feed(publisher("x/new", to=broker.to, shared=False))
         feed(publisher("x/here/too", to=broker.to))
         wanted = {("x/new", "cam"), ("x/here/too", "shm"), ("x/here", "shm"), ("x/there", "cam"), ("y/there", "cam")}
-        seen.clear()
-        _read_until(subscriber, lambda frame: seen.add((frame.camera, frame.channel)) or wanted <= seen)
+        _read_until(subscriber, _saw(wanted))
         subscriber.watch(["y", "x/here"])
-        seen.clear()
-        _read_until(subscriber, lambda frame: frame.camera == "y/there" and seen.add(frame.camera) is None)
+        _read_until(subscriber, _saw({("y/there", "cam"), ("x/here", "shm")}))
         subscriber.watch([""])
         wanted = {("z/none", "shm"), ("x/here", "shm"), ("x/there", "cam")}
-        seen.clear()
-        _read_until(subscriber, lambda frame: seen.add((frame.camera, frame.channel)) or wanted <= seen)
+        _read_until(subscriber, _saw(wanted))
         assert subscriber.counts() == {}
 
 
@@ -316,7 +321,7 @@ def test_where_there_is_no_room_the_stream_goes_on_and_memory_comes_back(
         frames = _read_until(subscriber, lambda _: bool(caplog.records))
         frames += _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 30)
         assert not any(map(_is_shared, frames))
-        assert all(later.seq - earlier.seq < 30 for earlier, later in zip(frames, frames[1:], strict=False))
+        assert all(later.seq - earlier.seq < 30 for earlier, later in itertools.pairwise(frames))
         assert "no shared memory for a/b: no room" in caplog.text
         assert _rings() == before
         monkeypatch.setattr(publisher_shared, "Ring", shared_memory.Ring)
@@ -413,9 +418,10 @@ def test_a_hostile_announcement_costs_nothing_but_a_line(fault: str, eventually:
         with Subscriber(endpoint) as subscriber:
             frames = _read_until(subscriber, lambda frame: frame.seq > 160)
             assert not any(map(_is_shared, frames))
-            assert subscriber._receiver._local is not None
+            local = subscriber._receiver._local
+            assert local is not None
             if fault in ("no file", "silent"):
-                eventually(lambda: not subscriber._receiver._local.is_asked("a"))
+                eventually(lambda: not local.is_asked("a"))
             if fault != "silent":
                 assert subscriber.counts()["memory"] > 0
     finally:
@@ -512,7 +518,7 @@ _FULL: Final = """
     from camfabric.publisher import Publisher
     from camfabric.subscriber import Subscriber
     image = np.zeros((1080, 1920, 3), np.uint8)
-    with Publisher("a", bind="tcp://127.0.0.1:*", quality=10) as publisher, Subscriber(publisher.endpoint) as subscriber:
+    with Publisher("a", bind="tcp://127.0.0.1:*") as publisher, Subscriber(publisher.endpoint) as subscriber:
         seen = set()
         for number in range(60):
             publisher.send(image, copy=False)
@@ -599,9 +605,7 @@ def test_an_outlet_does_not_show_another_camera_through_memory(
         plain.subscribe(prefix)
     try:
         with Subscriber(endpoints[0]) as everything:
-            seen: set[tuple[str, str]] = set()
-            wanted = {("seen", "shm"), ("hidden", "shm")}
-            _read_until(everything, lambda frame: seen.add((frame.camera, frame.channel)) or wanted <= seen)
+            _read_until(everything, _saw({("seen", "shm"), ("hidden", "shm")}))
             topics = {plain.recv_multipart()[0] for _ in range(200)}
             assert topic(shared_channel(host()), "seen") in topics
             assert not any(b"hidden" in name for name in topics)
@@ -614,7 +618,7 @@ def test_an_outlet_does_not_show_another_camera_through_memory(
 
 
 def _status(**fields: Any) -> Status:
-    return Status(**({"camera": "a", "epoch": 1, "shared": host(), "fps_in": 30.0} | fields))
+    return replace(Status(camera="a", epoch=1, shared=host(), fps_in=30.0), **fields)
 
 
 class _Clock:
@@ -690,5 +694,3 @@ def test_what_is_dropped_is_not_forgiven_by_another_channels_numbers() -> None:
         mailbox.put(Frame(camera="a", epoch=1, seq=seq, payload=b""))
     mailbox.put(Frame(camera="a", channel=shared_channel(host()), epoch=1, seq=0, payload=b""))
     assert mailbox.get(0).dropped == 5
-    gc.collect()
-    assert logging.getLogger("camfabric")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
 from camfabric.common.shared import Ring, RingReader, SharedPictures, host, make_host, sweep
 
-_FOLDER: Final = Path("/dev/shm")
+_FOLDER: Final = Path("/dev/shm")  # noqa: S108
 _SHAPE: Final = (120, 160, 3)
 _BYTES: Final = 120 * 160 * 3
 _EPOCH: Final = 77
@@ -172,11 +172,11 @@ def test_pictures_outlive_the_ring_its_reader_and_its_file(ring: Ring) -> None:
 def test_a_reader_gives_its_descriptors_back(ring: Ring) -> None:
     descriptor = ring.write(_picture(5))
     assert descriptor is not None
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         assert _reader(ring).read(descriptor, _BYTES) is not None
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_forked_process_lets_go_of_nothing_that_its_parent_holds(ring: Ring) -> None:
@@ -371,7 +371,8 @@ def test_a_file_that_is_no_ring_of_the_publisher_is_refused(head: bytes, size: i
 
 def test_neither_links_nor_pipes_nor_devices_are_opened(ring: Ring) -> None:
     path = _FOLDER / "camfabric-000000000000f00d"
-    for make in (lambda: path.symlink_to(_path(ring)), lambda: os.mkfifo(path), path.mkdir):
+    makers: tuple[Callable[[], None], ...] = (lambda: path.symlink_to(_path(ring)), lambda: os.mkfifo(path), path.mkdir)
+    for make in makers:
         make()
         try:
             _refused(0xF00D)
