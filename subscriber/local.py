@@ -40,7 +40,7 @@ class _Camera:
 
 
 class Local:
-    """Used by one thread. What may change where a camera is taken from returns whether it did: then `topics` have too."""
+    """Used by one thread. What may change where a camera is taken from returns whether it did: so did `topics` then."""
 
     def __init__(self, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits

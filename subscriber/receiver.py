@@ -117,6 +117,8 @@ class Receiver(threading.Thread):
         self._topics: frozenset[bytes] = frozenset()
         self._known: frozenset[str] = frozenset()
         """The cameras that were heard of when the topics were chosen."""
+        self._ended: dict[str, float] = {}
+        """Cameras whose publisher has said goodbye, and until when what it announced may still be read."""
         self._waker = Waker()
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
@@ -408,6 +410,8 @@ class Receiver(threading.Thread):
 
     def _follow(self, link: _Link, status: Status, local: Local) -> None:
         """Take a camera from where its status says."""
+        if status.state == OFFLINE:
+            self._ended[status.camera] = time.monotonic() + TIMES.offline_s
         was_in_memory = local.in_memory(status.camera)
         changed = local.heard(status)
         if was_in_memory and changed:
@@ -476,6 +480,10 @@ class Receiver(threading.Thread):
             self._tell(status)
             if self._shared is not None:
                 self._shared.forget(status.camera)
+        for camera in [camera for camera, until in self._ended.items() if now >= until]:
+            del self._ended[camera]
+            if self._shared is not None:
+                self._shared.forget(camera)
         for conflict in self.roster.conflicts():
             logger.warning(
                 "two publishers claim camera %s: the newer one (%016x) is shown, %016x is not",

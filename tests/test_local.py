@@ -450,6 +450,20 @@ def test_a_publisher_that_is_killed_and_starts_anew_is_taken_from_memory_again(
     eventually(lambda: not subscriber._receiver.is_alive())
 
 
+def test_memory_of_a_publisher_that_has_ended_is_given_back(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], eventually: Eventually
+) -> None:
+    camera = publisher()
+    feeder = feed(camera)
+    with Subscriber(camera.endpoint) as subscriber:
+        _read_until(subscriber, _is_shared)
+        feeder.stop()
+        camera.close()
+        held = subscriber._decoding._shared
+        assert held is not None
+        eventually(lambda: not held._readers)
+
+
 # Other users and containers
 
 _OTHER: Final = """
