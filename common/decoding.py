@@ -54,8 +54,8 @@ class Decoding:
     decoded in one go and the last picture is taken; the others are never converted, and those that no other needs never
     decoded. What takes too long is done in pieces, so that a late joiner sees the stream catch up.
 
-    `complain` is called with a camera and an error for each frame that cannot be decoded. With `shared`, a camera may go
-    from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
+    `complain` is called with a camera and an error for each frame that cannot be decoded. With `shared`, a camera may
+    go from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
     """
 
     def __init__(
