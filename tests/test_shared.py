@@ -459,6 +459,7 @@ _FAST_WRITER: Final = """
             newest[:3] = descriptor
             newest[3] = descriptor.file ^ descriptor.generation ^ descriptor.slot
     print(count, lost, ring.slots, flush=True)
+    ring.close()
 """
 _FAST_READER: Final = """
     import sys, time, zlib
