@@ -59,8 +59,11 @@ def publisher() -> Iterator[Callable[..., Publisher]]:
         each.close()
 
 
-def _rings() -> set[str]:
-    return {path.name for path in _FOLDER.glob("camfabric-*")} - {"camfabric-host"}
+def _file(subscriber: Subscriber, camera: str) -> Path:
+    """The file in which a subscriber has a camera's pictures. Other tests have theirs beside it."""
+    pictures = subscriber._decoding._shared
+    assert pictures is not None
+    return _FOLDER / f"camfabric-{pictures._readers[camera].file:016x}"
 
 
 def _read_until(subscriber: Subscriber, wanted: Callable[[Frame], bool], *, within_s: float = 15.0) -> list[Frame]:
@@ -118,9 +121,9 @@ def test_a_subscriber_takes_pictures_from_memory_by_itself_and_nothing_is_encode
         assert frame.age_ms < 5000
         assert (frame.image[..., 2] == frame.extra["number"] % 256).all()
         feeder.stop()
-    eventually(lambda: not camera.watched)
-    assert camera._shared is not None
-    assert camera._shared._ring is None
+    shared = camera._shared
+    assert shared is not None
+    eventually(lambda: not camera.watched and shared._ring is None)
 
 
 def test_many_subscribers_and_a_broker_share_one_ring(
@@ -129,11 +132,11 @@ def test_many_subscribers_and_a_broker_share_one_ring(
     broker = start_broker()
     camera = publisher(to=broker.to)
     feed(camera)
-    before = _rings()
     with Subscriber(broker.endpoint) as one, Subscriber(broker.endpoint, cameras="a") as other:
         for subscriber in (one, other):
             assert _only_forward(_read_until(subscriber, _is_shared))
-        assert len(_rings() - before) <= 1
+        assert _file(one, "a/b") == _file(other, "a/b")
+        assert _file(one, "a/b").exists()
         assert all(map(_is_shared, _read_until(one, lambda frame: frame.seq > 20)))
         assert all(map(_is_shared, _read_until(other, lambda frame: frame.seq > 20)))
         assert one.counts() == other.counts() == {}
@@ -178,10 +181,10 @@ def test_sizes_and_formats_change_on_the_way(publisher: Callable[..., Publisher]
         shape = shapes[number // 40 % len(shapes)]
         return np.full(shape, number, np.uint16 if len(shape) == 2 else np.uint8)
 
-    before = _rings()
     feed(camera, make=make, fps=200)
     with Subscriber(camera.endpoint) as subscriber:
         _read_until(subscriber, _is_shared)
+        first = _file(subscriber, "a/b")
         seen: set[tuple[int, ...]] = set()
         end = time.monotonic() + 15
         while len(seen) < len(shapes) and time.monotonic() < end:
@@ -192,7 +195,7 @@ def test_sizes_and_formats_change_on_the_way(publisher: Callable[..., Publisher]
             assert np.array_equal(frame.image, wanted)
             seen.add(frame.image.shape)
         assert seen == set(shapes)
-        assert len(_rings() - before) <= 2
+        assert not first.exists()
 
 
 def test_resized_and_drawn_pictures_come_as_the_main_stream_has_them(publisher: Callable[..., Publisher]) -> None:
@@ -312,7 +315,6 @@ def test_where_there_is_no_room_the_stream_goes_on_and_memory_comes_back(
         def _allocate(self, offset: int, length: int) -> None:
             raise OSError(errno.ENOSPC, "no room")
 
-    before = _rings()
     monkeypatch.setattr(publisher_shared, "Ring", Full)
     monkeypatch.setattr(publisher_shared, "TIMES", replace(TIMES, shared_again_s=1.5))
     camera = publisher()
@@ -323,7 +325,8 @@ def test_where_there_is_no_room_the_stream_goes_on_and_memory_comes_back(
         assert not any(map(_is_shared, frames))
         assert all(later.seq - earlier.seq < 30 for earlier, later in itertools.pairwise(frames))
         assert "no shared memory for a/b: no room" in caplog.text
-        assert _rings() == before
+        assert camera._shared is not None
+        assert camera._shared._ring is None
         monkeypatch.setattr(publisher_shared, "Ring", shared_memory.Ring)
         frames = _read_until(subscriber, _is_shared)
         assert _only_forward(frames)
@@ -439,13 +442,13 @@ def test_a_publisher_that_is_killed_and_starts_anew_is_taken_from_memory_again(
     first = camfabric(*command)
     with Subscriber(endpoint) as subscriber:
         epoch = _read_until(subscriber, _is_shared)[-1].epoch
-        left = _rings()
+        left = _file(subscriber, "a")
         first.signal(signal.SIGKILL)
         first.wait()
         second = camfabric(*command)
         frames = _read_until(subscriber, lambda frame: _is_shared(frame) and frame.epoch != epoch)
         assert frames[-1].epoch != epoch
-        assert left - _rings()
+        assert not left.exists()
         second.end()
     eventually(lambda: not subscriber._receiver.is_alive())
 
