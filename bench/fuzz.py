@@ -83,6 +83,7 @@ _REASONS: Final = frozenset(
         "clock",
         "announcement",
         "hops",
+        "memory",
     ]
 )
 _MAX_LINE: Final = 4096
@@ -480,7 +481,9 @@ def _check_frame(frame: Frame, header: bytes) -> None:
     assert replace(again, extra={}) == replace(frame, extra={})
     if header[0] == 0x81 and frame.time_base is not None:
         assert len(packed) == len(header)
-    if frame.codec is Codec.RAW:
+    if frame.channel.startswith("shm/"):
+        assert wire.pack_descriptor(wire.unpack_descriptor(frame.payload))[:20] == bytes(frame.payload)[:20]
+    elif frame.codec is Codec.RAW:
         image = decode(frame)
         assert image.nbytes == len(frame.payload)
         assert image.shape[:2] == (frame.height, frame.width)

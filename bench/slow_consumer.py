@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     endpoint = free_endpoint()
     command = ("publish", "test://?size=1280x720&fps=30", "--camera", "bench/slow", "--codec", arguments.codec)
-    with running((*command, "--bind", endpoint)), Subscriber(endpoint, cameras="bench/slow") as subscriber:
+    with running((*command, "--bind", endpoint)), Subscriber(endpoint, cameras="bench/slow", local="off") as subscriber:
         got = consume(subscriber, seconds=arguments.seconds, work_s=0.2)
         rss = rss_mb()
     ages = [age for age, _, _ in got]

@@ -22,7 +22,7 @@ from camfabric.common.settings import Limits
 from camfabric.common.sockets import receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, pack_status, relay_status, unpack_status
-from camfabric.common.topics import BROKER, CAM, CHANNELS, REPLAY, STATUS, parse_request, parse_topic, topic
+from camfabric.common.topics import BROKER, CAM, CHANNELS, REPLAY, SHM, STATUS, parse_request, parse_topic, topic
 
 __all__ = ["Forwarding"]
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH: Final = 64
 _ANSWERED: Final = 8192
-_TOPICS: Final = 3
+_TOPICS: Final = 4
 """Topics of one camera that are remembered."""
 
 
@@ -89,7 +89,7 @@ class Forwarding:
 
     def _take(self, inlet: Inlet, sender: str, parts: list[zmq.Frame]) -> None:
         name = parts[0].bytes
-        if name.startswith((b"cam/", b"low/")):
+        if name.startswith((b"cam/", b"low/", b"shm/")):
             self._forward_frame(self._route(name, inlet, sender), name, parts)
         elif name.startswith(b"status/"):
             self._forward_status(self._route(name, inlet, sender), name, parts)
@@ -118,7 +118,7 @@ class Forwarding:
 
     def _new_route(self, name: bytes) -> _Route:
         channel, camera = parse_topic(name)
-        if channel not in (*CHANNELS, STATUS):
+        if channel not in (*CHANNELS, STATUS) and not channel.startswith(f"{SHM}/"):
             raise WireError(f"unknown channel {channel!r}", reason="topic")
         if len(self._routes) >= _TOPICS * self._limits.cameras:
             self._routes.clear()
@@ -140,7 +140,7 @@ class Forwarding:
         header = wire.with_hop(header)
         if route.version != self._interest.version:
             route.version, route.is_wanted = self._interest.version, self._interest.covers(name)
-        if route.is_wanted:
+        if route.is_wanted and not name.startswith(b"shm/"):  # there it is in a moment another picture
             self._groups.keep(
                 name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
             )

@@ -7,7 +7,18 @@ from typing import Final
 
 from camfabric.common.errors import ConfigError
 from camfabric.common.settings import LIMITS
-from camfabric.common.topics import CHANNELS, CLOCK, STATUS, check_filter, covers, parse_request, request_topic, topic
+from camfabric.common.topics import (
+    CAM,
+    CHANNELS,
+    CLOCK,
+    STATUS,
+    check_filter,
+    covers,
+    parse_request,
+    request_topic,
+    split_shared,
+    topic,
+)
 
 __all__ = ["Cameras"]
 
@@ -42,6 +53,11 @@ class Cameras:
             return ()
         if subscription.startswith((b"replay/", b"clock/")):
             return self._cut_request(subscription)
+        if (shared := split_shared(subscription)) is not None:
+            # As of the main streams: what follows is the same.
+            head, rest = shared
+            main = topic(CAM)
+            return tuple(head + cut[len(main) :] for cut in self.cut(main + rest))
         wider = tuple(head for head in self._heads if head.startswith(subscription))
         if wider:
             return wider

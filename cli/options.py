@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypedDict
+from typing import Annotated, Literal, TypeAlias, TypedDict
 
 import typer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Json",
     "Key",
     "Keys",
+    "LocalWay",
     "ServerKey",
     "ServerKeys",
     "from_default",
@@ -84,6 +85,7 @@ ServerKeys: TypeAlias = Annotated[
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object a line.", envvar="CAMFABRIC_JSON")]
+LocalWay: TypeAlias = Literal["auto", "off"]
 Duration: TypeAlias = Annotated[float | None, typer.Option(help="End after this many seconds.")]
 
 

@@ -73,6 +73,14 @@ def publish(
     low: Annotated[
         str, typer.Option(help="The small picture: WIDTHxHEIGHT@FPS, the URL of the camera's substream, or off.")
     ] = DEFAULT_LOW,
+    shared: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared/--no-shared",
+            help="Pictures in this host's memory too, for subscribers of this user. Default: where there are no keys.",
+            show_default=False,
+        ),
+    ] = None,
     on_demand: Annotated[
         bool,
         typer.Option("--on-demand", help="Close the source 10 s after the last viewer left, open it for the next."),
@@ -117,6 +125,7 @@ def publish(
         gop=DEFAULT_GOP if gop is None else gop,
         encoder=encoder or "",
         low=low_picture,
+        shared=shared,
         key=key,
         server_key=server_key,
         keys=keys,

@@ -71,7 +71,7 @@ def snapshot(
 
     endpoints = from_default(from_)
     access = Access(key=key, server_key=server_key, keys=keys, insecure=insecure)
-    with Subscriber(endpoints, cameras=camera, channel=channel, **access) as subscriber:
+    with Subscriber(endpoints, cameras=camera, channel=channel, local="off", **access) as subscriber:
         stopped = threading.Event()
 
         def stop() -> None:

@@ -22,6 +22,7 @@ from camfabric.cli.options import (
     Json,
     Key,
     Keys,
+    LocalWay,
     ServerKeys,
     from_default,
     make_folder,
@@ -31,6 +32,7 @@ from camfabric.cli.output import write_file, write_line
 from camfabric.cli.pipe import Pipe, require_pipe
 from camfabric.cli.signals import stopped_by_signals
 from camfabric.common.errors import ConfigError
+from camfabric.common.topics import SHM
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Frame
@@ -67,6 +69,14 @@ def subscribe(
             " as it comes without (encoded), or decoded pixels (raw)."
         ),
     ] = None,
+    local: Annotated[
+        LocalWay | None,
+        typer.Option(
+            help="auto takes the pictures of cameras on this host from its memory. Default: auto with --pipe raw,"
+            " off where frames are taken as they are sent.",
+            show_default=False,
+        ),
+    ] = None,
     key: Key = None,
     server_key: ServerKeys = None,
     keys: Keys = None,
@@ -87,13 +97,15 @@ def subscribe(
     from camfabric.subscriber import Subscriber
 
     album = _Album(save, keep) if save is not None else None
+    decodes = album is not None or pipe == "raw" or local == "auto"
     with (
         Subscriber(
             from_default(from_),
             cameras=filters or (),
             channel=channel,
             mode=mode,
-            decode=album is not None or pipe == "raw",
+            decode=decodes,
+            local=local or ("auto" if pipe == "raw" else "off"),
             key=key,
             server_key=server_key,
             keys=keys,
@@ -110,9 +122,9 @@ def subscribe(
         for received in _frames(subscriber, duration=duration, timeout=timeout):
             frame: Frame | None = received
             # What is thinned out is not decoded, but where the pictures behind it need it.
-            if album is None or received.codec.is_intra:
+            if not decodes or received.codec.is_intra:
                 frame = thinning.admitted(received)
-            if album is not None and frame is not None:
+            if decodes and frame is not None:
                 frame = subscriber.decoded(frame)
                 if frame is not None and not frame.codec.is_intra:
                     frame = thinning.admitted(frame)
@@ -160,6 +172,7 @@ def _as_json(frame: Frame) -> str:
     return json.dumps(
         {
             "camera": frame.camera,
+            "channel": frame.channel,
             "epoch": frame.epoch,
             "seq": frame.seq,
             "codec": frame.codec.label,
@@ -179,7 +192,8 @@ def _as_json(frame: Frame) -> str:
 
 def _as_text(frame: Frame) -> str:
     return (
-        f"{frame.camera:<20} #{frame.seq:<7} {frame.width}x{frame.height} {frame.codec.label:<4}"
+        f"{frame.camera:<20} #{frame.seq:<7} {frame.width}x{frame.height}"
+        f" {frame.channel if frame.channel == SHM else frame.codec.label:<4}"
         f" {len(frame.payload) / 1000:8.1f} kB  age {frame.age_ms:7.1f} ms"
         f"  missed {frame.missed}  dropped {frame.dropped}"
     )

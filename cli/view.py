@@ -17,6 +17,7 @@ from camfabric.cli.options import (
     Insecure,
     Key,
     Keys,
+    LocalWay,
     ServerKeys,
     from_default,
     positive,
@@ -51,6 +52,9 @@ def view(
         typer.Option(help="The main streams, the small pictures, or what fits the tiles' size."),
     ] = "auto",
     save: Annotated[Path, typer.Option(help="Where the key s saves what is shown.")] = Path(),
+    local: Annotated[
+        LocalWay, typer.Option(help="Whether the pictures of cameras on this host are taken from its memory.")
+    ] = "auto",
     key: Key = None,
     server_key: ServerKeys = None,
     keys: Keys = None,
@@ -72,7 +76,7 @@ def view(
     mosaic = Mosaic(width=mosaic_width, height=mosaic_height)
     end = None if duration is None else time.monotonic() + duration
     with (
-        Watching(endpoints, filters or (), channel=channel, access=access) as watching,
+        Watching(endpoints, filters or (), channel=channel, local=local, access=access) as watching,
         stopped_by_signals(watching.ask_close),
     ):
         window.on_click(lambda x, y: _enlarge(watching, mosaic, mosaic.camera_at(x, y)))

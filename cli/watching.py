@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
-from camfabric.cli.options import Access
+from camfabric.cli.options import Access, LocalWay
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Frame
 from camfabric.common.status import Status
@@ -31,10 +31,12 @@ class Watching:
         *,
         channel: Literal["auto", "cam", "low"],
         access: Access,
+        local: LocalWay = "auto",
     ) -> None:
         self._endpoints = endpoints
         self._channel = channel
         self._access = access
+        self._local = local
         self._arrived = threading.Event()
         self._subscribers: dict[Channel, Subscriber] = {}
         self._wanted: dict[Channel, frozenset[str]] = {}
@@ -86,6 +88,7 @@ class Watching:
                 self._endpoints,
                 cameras=sorted(cameras),
                 channel=channel,
+                local=self._local,
                 **self._access,
                 notify=self._arrived.set,
             )

@@ -6,14 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from camfabric.common.codecs import Decoded, VideoDecoder, decode
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.settings import TIMES
+from camfabric.common.shared import SharedPictures
+from camfabric.common.topics import SHM
 
 __all__ = ["Decoding"]
+
+_SHARED: Final = f"{SHM}/"
 
 
 class _Track:
@@ -49,12 +54,22 @@ class Decoding:
     decoded in one go and the last picture is taken; the others are never converted, and those that no other needs never
     decoded. What takes too long is done in pieces, so that a late joiner sees the stream catch up.
 
-    `complain` is called with a camera and an error for each frame that cannot be decoded.
+    `complain` is called with a camera and an error for each frame that cannot be decoded. With `shared`, a camera may
+    go from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
     """
 
-    def __init__(self, mailbox: Mailbox, complain: Callable[[str, CodecError], None]) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        complain: Callable[[str, CodecError], None],
+        shared: SharedPictures | None = None,
+    ) -> None:
         self._mailbox = mailbox
         self._complain = complain
+        self._shared = shared
+        self._last: dict[str, tuple[int | None, str, int]] = {}
+        """Of each camera's last picture: epoch, channel and when it was captured."""
+        self._owed: dict[str, tuple[int, int]] = {}
         self._tracks: dict[str, _Track] = {}
         self._ready: deque[Frame] = deque()
         self._returned_at = 0.0
@@ -77,6 +92,37 @@ class Decoding:
 
     def picture(self, frame: Frame) -> Frame | None:
         """A taken frame with its picture, or a newer one of its camera; None where there is none to show now."""
+        if self._shared is None:
+            return self._picture(frame)
+        if not frame.channel.startswith(_SHARED):
+            picture = self._picture(frame)
+        elif (picture := self._shared.picture(frame)) is None:
+            self._owe(frame, dropped=1)
+        return None if picture is None else self._going_on(picture)
+
+    def _going_on(self, picture: Frame) -> Frame | None:
+        """A picture with what is owed to it; None where the one before, from elsewhere, was no older."""
+        camera = picture.camera
+        epoch, channel, captured_ns = self._last.get(camera, (None, "", 0))
+        came_elsewhere = epoch == picture.epoch and channel != picture.channel
+        if came_elsewhere and picture.captured_monotonic_ns <= captured_ns:
+            self._owe(picture, dropped=0)
+            return None
+        self._last[camera] = (picture.epoch, picture.channel, picture.captured_monotonic_ns)
+        if camera in self._owed:
+            missed, dropped = self._owed.pop(camera)
+            picture = replace(picture, missed=picture.missed + missed, dropped=picture.dropped + dropped)
+        return picture
+
+    def _owe(self, frame: Frame, *, dropped: int) -> None:
+        """Count what is not shown on the camera's next picture."""
+        camera = frame.camera
+        if dropped:
+            self.dropped[camera] = self.dropped.get(camera, 0) + dropped
+        missed_before, dropped_before = self._owed.get(camera, (0, 0))
+        self._owed[camera] = (missed_before + frame.missed, dropped_before + frame.dropped + dropped)
+
+    def _picture(self, frame: Frame) -> Frame | None:
         if frame.decoded is not None:
             return frame
         if frame.codec.is_intra:

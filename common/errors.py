@@ -48,7 +48,7 @@ class WireError(FabricError):
     """What arrived is not a message of the fabric.
 
     Field: `reason`, one stable word to count by: "parts", "size", "magic", "version", "header", "topic", "picture",
-    "status", "replay", "clock", "announcement", "hops".
+    "status", "replay", "clock", "announcement", "hops", "memory".
     """
 
     def __init__(self, message: str, *, reason: str) -> None:

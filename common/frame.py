@@ -68,6 +68,7 @@ class Frame:
     camera: str
     """The camera's name, such as `cctv/lobby`."""
     channel: str = "cam"
+    """"cam" or "low"; "shm" where the picture lies in this host's shared memory, and "shm/<host>" before it is read."""
     codec: Codec = Codec.RAW
     pixel_format: PixelFormat = PixelFormat.NONE
     width: int = 0
@@ -117,6 +118,9 @@ class Frame:
     @property
     def image(self) -> Image:
         """The picture: (H, W, 3) uint8 BGR, or (H, W) uint8 or uint16. Treat it as read-only; copy it to draw on it.
+
+        Where it lies in shared memory it stays as it is for as long as it, or a view of it, is held; a process that is
+        forked copies it first.
 
         Raises:
             CodecError: it was not decoded (a subscriber with `decode=False`).

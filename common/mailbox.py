@@ -58,8 +58,8 @@ class _Box:
     dropped: int = 0
     leased: bool = False
     overflowed: bool = False
-    last: tuple[int, int] = (0, -1)
-    """Epoch and number of the frame that came last."""
+    last: tuple[str, int, int] = ("", 0, -1)
+    """Channel, epoch and number of the frame that came last."""
 
 
 class Mailbox:
@@ -117,7 +117,7 @@ class Mailbox:
             self._wanted.discard(frame.camera)
         elif not box.overflowed:
             self._make_room(box, frame)
-        box.last = (frame.epoch, frame.seq)
+        box.last = (frame.channel, frame.epoch, frame.seq)
         if box.overflowed:
             self._owe(box, frame)
             return
@@ -157,8 +157,12 @@ class Mailbox:
 
     def _forgive(self, box: _Box, keyframe: Frame) -> None:
         """Take back what is owed for frames that a replay brings again."""
-        epoch, seq = box.last
-        if keyframe.epoch == epoch and keyframe.seq <= seq and (again := min(box.dropped, seq - keyframe.seq + 1)):
+        channel, epoch, seq = box.last
+        if (
+            (keyframe.channel, keyframe.epoch) == (channel, epoch)
+            and keyframe.seq <= seq
+            and (again := min(box.dropped, seq - keyframe.seq + 1))
+        ):
             box.dropped -= again
             self.dropped[keyframe.camera] -= again
 

@@ -91,6 +91,14 @@ class Limits:
     """A publisher's message that is larger, and not complete yet, is watched ..."""
     unfinished_memory_bytes: int = 64 * 1024 * 1024
     """... and may cost so much memory beyond four times its size: parts of a byte each cost thirty times it."""
+    shared_slots: int = 16
+    """Pictures of one camera in shared memory; four at first, more while readers hold them ..."""
+    shared_bytes: int = 128 * 1024 * 1024
+    """... and their bytes, whichever is reached first."""
+    shared_held: int = 3
+    """Pictures of one camera that one subscriber holds there; of any further one its consumer gets a copy."""
+    shared_cameras: int = 256
+    """A subscriber with more cameras than this takes none of them from shared memory: each needs its own topic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +171,12 @@ class Times:
     """A peer's bad messages are logged once in this time."""
     announce_s: float = 1.0
     """Between two announcements of a broker's id."""
+    shared_try_s: float = 2.0
+    """How long a subscriber waits for pictures in shared memory while those of the main stream come."""
+    shared_starved_s: float = 1.0
+    """After this long with no slot that nobody holds, a publisher takes its shared memory back ..."""
+    shared_again_s: float = 60.0
+    """... and offers it again after this; likewise where there was no room for it."""
 
 
 LIMITS = Limits()

@@ -65,6 +65,8 @@ class Status:
     """Frames of the main stream since its last keyframe that a late joiner is given at once; a broker says its own."""
     kept_over: bool = False
     """They were over the bound, so that a late joiner waits for the next keyframe."""
+    shared: str = ""
+    """The host in whose shared memory its pictures can be had, on `shm/<host>/`; empty where they cannot."""
 
 
 _FIELDS: Final[dict[str, type]] = {
@@ -72,7 +74,7 @@ _FIELDS: Final[dict[str, type]] = {
     for field in fields(Status)
     if field.name != "camera"
 }
-_ADDED: Final = ("encoded", "low", "kept", "kept_over")
+_ADDED: Final = ("encoded", "low", "kept", "kept_over", "shared")
 """What came after version 1 was frozen: sent only where it says something, so that all else is as it was."""
 _MAX_TEXT: Final = 300
 _SHORT_TEXT: Final = 100

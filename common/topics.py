@@ -6,6 +6,7 @@ be the beginning of `cam/drone/10`.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import unicodedata
 from typing import Final
@@ -21,14 +22,18 @@ __all__ = [
     "LOW",
     "MAX_CAMERA_BYTES",
     "REPLAY",
+    "SHM",
     "STATUS",
     "check_camera",
     "check_filter",
     "covers",
+    "is_host",
     "new_nonce",
     "parse_request",
     "parse_topic",
     "request_topic",
+    "shared_channel",
+    "split_shared",
     "topic",
 ]
 
@@ -38,6 +43,8 @@ LOW: Final = "low"
 """A small, slow picture of the same camera, for mosaics and thin links."""
 CHANNELS: Final = (CAM, LOW)
 """The channels that carry frames."""
+SHM: Final = "shm"
+"""Where frames lie in a host's shared memory: the channel is `shm/<host>`."""
 STATUS: Final = "status"
 REPLAY: Final = "replay"
 CLOCK: Final = "clock"
@@ -46,6 +53,10 @@ BROKER: Final = "broker"
 
 MAX_CAMERA_BYTES: Final = 128
 _NONCE_HEX: Final = 16
+_HOST_HEX: Final = 16
+_SHARED_HEAD_BYTES: Final = len("shm/") + _HOST_HEX + len("/")
+_REMEMBERED: Final = 4096
+"""Topics that have been looked at, which takes 8 µs: each frame has one of a few."""
 _MAX_UNNORMALISED: Final = 1000
 """Characters before NFC, which takes a time that grows with the square of a run of marks."""
 
@@ -128,8 +139,9 @@ def topic(channel: str, camera: str = "") -> bytes:
     return f"{channel}/{camera}/".encode() if camera else f"{channel}/".encode()
 
 
+@functools.lru_cache(_REMEMBERED)
 def parse_topic(data: bytes) -> tuple[str, str]:
-    """The channel and the camera of a topic that arrived.
+    """The channel and the camera of a topic that arrived; of pictures in memory the channel is `shm/<host>`.
 
     Raises:
         WireError: it is not `<channel>/<camera>/` with a valid name.
@@ -141,12 +153,35 @@ def parse_topic(data: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise WireError("topic is not UTF-8", reason="topic") from error
     channel, slash, camera = text.partition("/")
+    if channel == SHM:
+        host, slash, camera = camera.partition("/")
+        if not is_host(host):
+            raise WireError(f"topic {text!r} is not {SHM}/<host>/<camera>/", reason="topic")
+        channel = shared_channel(host)
     if not slash or not channel or not camera.endswith("/"):
         raise WireError(f"topic {text!r} is not <channel>/<camera>/", reason="topic")
     camera = camera[:-1]
     if _fault(camera) or unicodedata.normalize("NFC", camera) != camera:
         raise WireError(f"topic {text!r} has no valid camera name", reason="topic")
     return channel, camera
+
+
+def is_host(text: str) -> bool:
+    """Whether it is the name of a host as shared memory has it: 16 hexadecimal digits, lower case."""
+    return len(text) == _HOST_HEX and all(character in "0123456789abcdef" for character in text)
+
+
+def shared_channel(host: str) -> str:
+    """The channel of pictures in the shared memory of a host."""
+    return f"{SHM}/{host}"
+
+
+def split_shared(data: bytes) -> tuple[bytes, bytes] | None:
+    """`shm/<host>/` and the rest of a topic or subscription; None where it does not begin with all of that."""
+    head, rest = data[:_SHARED_HEAD_BYTES], data[_SHARED_HEAD_BYTES:]
+    if not head.startswith(b"shm/") or not head.endswith(b"/"):
+        return None
+    return (head, rest) if is_host(head[len(b"shm/") : -1].decode("ascii", "replace")) else None
 
 
 def new_nonce() -> str:

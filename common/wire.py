@@ -16,7 +16,7 @@ import msgpack
 from camfabric.common.errors import WireError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS, Limits
-from camfabric.common.topics import parse_topic
+from camfabric.common.topics import SHM, parse_topic
 
 __all__ = [
     "CLOCK_PARTS",
@@ -25,16 +25,20 @@ __all__ = [
     "VERSION",
     "Buffer",
     "ClockAnswer",
+    "Descriptor",
     "Peek",
     "check_version",
     "copy_extra",
     "pack_clock",
+    "pack_descriptor",
     "pack_extra",
     "pack_header",
     "pack_map",
     "pack_replay",
     "peek",
+    "picture_bytes",
     "unpack_clock",
+    "unpack_descriptor",
     "unpack_frame",
     "unpack_map",
     "unpack_replay",
@@ -66,7 +70,10 @@ _META_AT: Final = 5
 HOPS_AT: Final = _META_AT + 10
 """Where in a header the hop count stands: the one byte that a broker writes."""
 
+_DESCRIPTOR: Final = struct.Struct("<QQI4x")
+"""Of a picture in shared memory: file generation slot reserved."""
 _PIXEL_BYTES: Final = {PixelFormat.GRAY8: 1, PixelFormat.GRAY16: 2, PixelFormat.BGR24: 3}
+_SHARED: Final = f"{SHM}/"
 _EMPTY_EXTRA: Final[Mapping[str, Any]] = {}
 _CONTAINERS: Final = frozenset({dict, list})
 _MAX_DEPTH: Final = 100
@@ -89,6 +96,16 @@ class ClockAnswer:
     epoch: int
     received_ns: int
     sent_ns: int
+
+
+class Descriptor(NamedTuple):
+    """Where a picture lies in shared memory; see camfabric.common.shared."""
+
+    file: int
+    """The number in the file's name."""
+    generation: int
+    """That of the slot while the picture is in it."""
+    slot: int
 
 
 def pack_header(frame: Frame, *, limits: Limits = LIMITS) -> bytes:
@@ -203,8 +220,12 @@ def _unpack_meta(header: Buffer, limits: Limits) -> tuple[Any, ...]:
     return fields
 
 
-def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limits = LIMITS) -> Frame:
+def unpack_frame(
+    topic: Buffer, header: Buffer, payload: Buffer, *, received_ns: int = 0, limits: Limits = LIMITS
+) -> Frame:
     """The frame of a message's three parts. The payload is not copied and not decoded.
+
+    Where its channel is `shm/<host>`, the payload says where its picture lies.
 
     Raises:
         WireError: something does not add up.
@@ -221,13 +242,16 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
         raise WireError(f"picture of {width} x {height} px; at most {limits.pixels} px in all", reason="picture")
     if len(payload) > limits.payload_bytes:
         raise WireError(f"payload of {len(payload)} bytes", reason="size")
-    if codec is Codec.RAW:
-        if pixel_format is PixelFormat.NONE:
-            raise WireError("raw picture without a pixel format", reason="picture")
-        if len(payload) != width * height * _PIXEL_BYTES[pixel_format]:
-            raise WireError(
-                f"raw picture of {width} x {height} px {pixel_format.name} in {len(payload)} bytes", reason="picture"
-            )
+    if codec is Codec.RAW and pixel_format is PixelFormat.NONE:
+        raise WireError("raw picture without a pixel format", reason="picture")
+    if channel.startswith(_SHARED):
+        if codec is not Codec.RAW:
+            raise WireError(f"{codec.name} picture in shared memory", reason="picture")
+        unpack_descriptor(payload)
+    elif codec is Codec.RAW and len(payload) != width * height * _PIXEL_BYTES[pixel_format]:
+        raise WireError(
+            f"raw picture of {width} x {height} px {pixel_format.name} in {len(payload)} bytes", reason="picture"
+        )
     extra_bytes = len(header) - _META_AT - _META_BYTES
     if header[0] != _HEADS[0][0] and not extra_bytes:
         raise WireError("header ends before its fields do", reason="header")
@@ -252,6 +276,7 @@ def unpack_frame(topic: Buffer, header: Buffer, payload: Buffer, *, limits: Limi
         extra=_unpack_extra(header, limits) if extra_bytes else _EMPTY_EXTRA,
         extra_bytes=extra_bytes,
         payload=payload,
+        received_ns=received_ns,
     )
 
 
@@ -360,6 +385,27 @@ def unpack_replay(parts: Sequence[Buffer], stream_topic: bytes, *, limits: Limit
         unpack_frame(stream_topic, header, payload, limits=limits)
         for header, payload in zip(headers, parts[2:], strict=True)
     ]
+
+
+def picture_bytes(frame: Frame) -> int:
+    """The size of a raw picture."""
+    return frame.width * frame.height * _PIXEL_BYTES[frame.pixel_format]
+
+
+def pack_descriptor(descriptor: Descriptor) -> bytes:
+    """The payload of a frame on `shm/<host>/`."""
+    return _DESCRIPTOR.pack(*descriptor)
+
+
+def unpack_descriptor(payload: Buffer) -> Descriptor:
+    """Where the picture of a frame on `shm/<host>/` lies.
+
+    Raises:
+        WireError: the payload does not say.
+    """
+    if len(payload) != _DESCRIPTOR.size:
+        raise WireError(f"descriptor of {len(payload)} bytes", reason="memory")
+    return Descriptor(*_DESCRIPTOR.unpack(payload))
 
 
 def pack_clock(answer: ClockAnswer) -> bytes:

@@ -21,6 +21,7 @@ from camfabric.common.errors import ConfigError, FabricError, WireError
 from camfabric.common.frame import Codec, Frame
 from camfabric.common.keys import ClientKeys, ServerKeys, client_keys, server_keys
 from camfabric.common.settings import BROKER_PUBLISHERS, COPY, DEFAULT_GOP, DEFAULT_QUALITY, LIMITS
+from camfabric.common.shared import make_host, sweep
 from camfabric.common.sockets import Waker
 from camfabric.common.status import LIVE, OFFLINE, Status
 from camfabric.common.topics import CAM, LOW, check_camera
@@ -29,6 +30,7 @@ from camfabric.publisher.low import Low, LowEncoder, resized, shrunk
 from camfabric.publisher.pulse import Pulse
 from camfabric.publisher.rate_limit import RateLimit
 from camfabric.publisher.sender import Sender
+from camfabric.publisher.shared import SharedStream
 from camfabric.publisher.stream import Captured, Stream
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ class Publisher:
             watched.
         encoder: of H.264 and H.265: an encoder of FFmpeg, such as "h264_nvenc"; x264 or x265 by default.
         low: what the small picture on `low/` is like; None for no such channel. It is made while it is watched.
+        shared: offer the pictures in this host's shared memory too, where subscribers of the same user take them
+            without a copy: 25 MB at 1080p, 100 MB at most, while there are such subscribers. None is where there are no
+            keys: every process of this user could see them there.
         key: its secret key: a file, or a name in the folder `keys`.
         server_key: the broker's public key, likewise.
         keys: a folder of keys: its own secret and the broker's public key, or, to bind, the public keys of those who
@@ -87,6 +92,7 @@ class Publisher:
         gop: int = DEFAULT_GOP,
         encoder: str = "",
         low: Low | None = Low(),  # noqa: B008  (frozen)
+        shared: bool | None = None,
         key: str | Path | None = None,
         server_key: str | Path | None = None,
         keys: str | Path | None = None,
@@ -108,6 +114,8 @@ class Publisher:
         if encoder and encoding.codec.is_intra:
             raise ConfigError(f"encoder {encoder!r} goes with codec h264 or h265", setting="encoder", value=encoder)
         _check_size(size)
+        if shared and codec == COPY:
+            raise ConfigError("shared memory is for pictures, and codec 'copy' has packets", setting="shared")
         address = parse_endpoint(bind or to or BROKER_PUBLISHERS, bind=bind is not None)
         own_keys: ServerKeys | ClientKeys | None
         if bind is not None:
@@ -131,9 +139,13 @@ class Publisher:
         self._closed = False
         self._wall_offset_ns = 0
         self._has_pictures = False
-        self._main = Stream(
-            CAM, self.camera, self._encoder, resize=functools.partial(resized, size=size) if size else None
-        )
+        resize = functools.partial(resized, size=size) if size else None
+        self._main = Stream(CAM, self.camera, self._encoder, resize=resize)
+        self._shared: SharedStream | None = None
+        if shared or (shared is None and own_keys is None and codec != COPY):
+            sweep()
+            if host := make_host():
+                self._shared = SharedStream(self.camera, host=host, epoch=self.epoch, resize=resize)
         self._small: Stream | None = None
         self._small_has_source = low is not None and low.own_source
         if low is not None:
@@ -158,6 +170,7 @@ class Publisher:
             camera=self.camera,
             epoch=self.epoch,
             streams=[stream for stream in (self._main, self._small) if stream is not None],
+            shared=self._shared,
             low=low,
             waker=self._waker,
             demands=self.demands,
@@ -178,6 +191,8 @@ class Publisher:
     ) -> None:
         """Publish a picture. Returns at once; it is encoded and sent only if somebody watches.
 
+        Where somebody watches on this host it is copied to shared memory meanwhile.
+
         Args:
             image: (H, W, 3) uint8 BGR, or (H, W) uint8, or (H, W) uint16 with codec "raw".
             extra: fields of your own that travel with it: names, and values that msgpack carries; 64 kB at most.
@@ -197,7 +212,7 @@ class Publisher:
         frame = self._checked(Frame(camera=self.camera), size, extra, captured_ns, captured_monotonic_ns)
         if copy:
             image = image.copy()
-        self._offer(Captured(frame, lambda: image))
+        self._offer(Captured(frame, lambda: image), image)
 
     def send_drawn(
         self,
@@ -344,16 +359,24 @@ class Publisher:
             self._wall_offset_ns = offset_ns
         return monotonic_ns + self._wall_offset_ns
 
-    def _offer(self, captured: Captured) -> None:
-        """Hand a picture to the main stream, and to the small one if that is made of it."""
+    def _offer(self, captured: Captured, image: Image | None = None) -> None:
+        """Hand a picture to the main stream, to the small one if that is made of it, and to shared memory."""
         self._shape = self._size or (captured.frame.width, captured.frame.height)
         recovered = self._pulse.beat()
-        watched = self._main.watched
+        watched = self.watched
         self._has_pictures = True
+        shared = self._shared
+        if shared is not None and shared.watched:
+            if image is not None and shared.resize is None:
+                shared.write(captured.frame, image)
+            else:
+                # Drawn once, where both have it drawn.
+                captured = replace(captured, draw=functools.cache(captured.draw))
+                shared.offer(captured)
         self._main.offer(captured)
         if not self._small_has_source:
             self._offer_small(captured)
-        if watched or self._main.watched or recovered:
+        if watched or self.watched or recovered:
             self._waker.wake()
 
     def _offer_small(self, captured: Captured) -> None:
@@ -367,7 +390,7 @@ class Publisher:
     @property
     def watched(self) -> bool:
         """Whether somebody subscribes to the camera now."""
-        return self._main.watched
+        return self._main.watched or (self._shared is not None and self._shared.watched)
 
     def report(self, state: str, reason: str) -> None:
         """Say in the camera's status that its source is `stalled` or `offline`, and why, until the next `send`."""
@@ -393,11 +416,12 @@ class Publisher:
             sent=sender.sent,
             sent_bytes=sender.sent_bytes,
             encoded=main.encoded + (self._small.encoded if self._small is not None else 0),
-            dropped=main.dropped,
-            watched=main.watched and state != OFFLINE,
+            dropped=main.dropped + (self._shared.dropped if self._shared is not None else 0),
+            watched=self.watched and state != OFFLINE,
             low=self._small is not None,
             kept=main.kept,
             kept_over=main.kept_over,
+            shared=self._shared.offered if self._shared is not None else "",
             source=self._source,
             insecure=self._insecure,
         )

@@ -22,6 +22,7 @@ from camfabric.common.status import IDLE, LIVE, Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, LOW, REPLAY, STATUS, covers, parse_request, topic
 from camfabric.publisher.link import Link
 from camfabric.publisher.low import Low, Reducer
+from camfabric.publisher.shared import SharedStream
 from camfabric.publisher.stream import Captured, Message, Stream
 
 __all__ = ["Sender"]
@@ -32,7 +33,7 @@ _CHECK_S: Final = 0.1
 
 
 class Sender(threading.Thread):
-    """Sends one camera: its main stream, and its small one where there is one.
+    """Sends one camera: its main stream, its small one where there is one, and what is in shared memory.
 
     `sent` and the like may be read from any thread.
     """
@@ -44,6 +45,7 @@ class Sender(threading.Thread):
         camera: str,
         epoch: int,
         streams: Sequence[Stream],
+        shared: SharedStream | None,
         low: Low | None,
         waker: Waker,
         demands: Mapping[str, threading.Event],
@@ -60,6 +62,7 @@ class Sender(threading.Thread):
         self._streams = streams
         self._main = streams[0]
         self._small = streams[1] if len(streams) > 1 else None
+        self._shared = shared
         self._low = low
         self._reducer: Reducer | None = None
         self._reducers: list[Reducer] = []
@@ -74,6 +77,7 @@ class Sender(threading.Thread):
         self._announced = announce_at_once
         self._complaints = Complaints(logger)
         self._rate = Rate()
+        self._shared_rate = Rate()
         self.failed = False
         self.fps_out = 0.0
         self.sent = 0
@@ -93,7 +97,7 @@ class Sender(threading.Thread):
         for socket in self._link.sockets:
             poller.register(socket, zmq.POLLIN)
         poller.register(self._waker.fileno(), zmq.POLLIN)
-        said = ("", "")
+        said = ("", "", "")
         said_at = next_check = 0.0
         try:
             while not self._stop_asked:
@@ -105,16 +109,18 @@ class Sender(threading.Thread):
                 self._hear()
                 for stream in self._streams:
                     self._send(stream, stream.pull)
+                if self._shared is not None:
+                    self._send_shared(self._shared)
                 self._link.look()
                 if (now := time.monotonic()) >= next_check:
                     next_check = now + _CHECK_S
                     self._link.tick()
-                state = self._state()
+                state = (*self._state(), "" if self._shared is None else self._shared.offered)
                 asked = self._status_asked and now >= said_at + _CHECK_S
                 if now >= said_at + TIMES.status_s or state != said or asked:
                     said, said_at = state, now
                     self._status_asked = False
-                    self.fps_out = self._rate.per_second()
+                    self.fps_out = max(self._rate.per_second(), self._shared_rate.per_second())
                     self._send_status()
             self._send_status()
         except Exception:
@@ -123,6 +129,8 @@ class Sender(threading.Thread):
             self.failed = not self._stop_asked
             for stream in self._streams:
                 stream.unwatch()
+            if self._shared is not None:
+                self._shared.unwatch()
             self._follow_watchers()
             self._link.close()
 
@@ -133,6 +141,8 @@ class Sender(threading.Thread):
             else:
                 for stream in self._streams:
                     stream.unsubscribe(subscription.prefix)
+                if self._shared is not None:
+                    self._shared.unsubscribe(subscription.prefix)
                 self._follow_watchers()
 
     def _subscribed(self, peer: Peer, prefix: bytes) -> None:
@@ -141,6 +151,8 @@ class Sender(threading.Thread):
         for stream in self._streams:
             if stream.topic.startswith(prefix):
                 self._send(stream, functools.partial(stream.subscribe, prefix))
+        if self._shared is not None:
+            self._shared.subscribe(prefix)
         self._follow_watchers()
         if (request := parse_request(prefix)) is not None and self._audience.peers.may_ask(peer):
             self._answer(peer, *request)
@@ -150,7 +162,8 @@ class Sender(threading.Thread):
         small = self._small
         small_watched = small is not None and small.watched
         apart = self._low is not None and self._low.own_source
-        self._demand(CAM, self._main.watched or (small_watched and not apart))
+        shared_watched = self._shared is not None and self._shared.watched
+        self._demand(CAM, self._main.watched or shared_watched or (small_watched and not apart))
         self._demand(LOW, small_watched)
         if small is None or self._low is None or apart:
             return
@@ -217,6 +230,13 @@ class Sender(threading.Thread):
                 self._rate.tick()
                 self.sent += 1
                 self.sent_bytes += len(payload)
+
+    def _send_shared(self, shared: SharedStream) -> None:
+        for header, payload in self._guarded(shared.pull):
+            self._audience.send([shared.topic, header, payload])
+            self._shared_rate.tick()
+            self.sent += 1
+            self.sent_bytes += len(payload)
 
     def _send_status(self) -> None:
         status = self._status()

@@ -38,6 +38,20 @@ class Captured:
     """What is known of it."""
     draw: Callable[[], Image]
 
+    def drawn(self) -> Image:
+        """The picture.
+
+        Raises:
+            FabricError: it cannot be drawn.
+        """
+        try:
+            return self.draw()
+        except FabricError:
+            raise
+        except Exception as error:  # of a program's own function: it is not to end the publisher
+            logger.debug("drawing failed", exc_info=True)
+            raise CodecError(f"a picture cannot be drawn: {error}", codec="") from error
+
 
 class Stream:
     """Belongs to the sender's thread, but for `offer` and `offer_packet`, and what may be read from any thread."""
@@ -196,7 +210,7 @@ class Stream:
         return message
 
     def _coded(self, captured: Captured) -> list[Message]:
-        image = self._drawn(captured)
+        image = captured.drawn()
         if self._resize is not None:
             image = self._resize(image)
         self.encoded += 1
@@ -208,16 +222,6 @@ class Stream:
             # A still is kept coded; of a video stream the picture is needed, to make a keyframe of it.
             self._newest = None if frames[-1].codec.is_intra else Captured(captured.frame, captured.draw)
         return messages
-
-    @staticmethod
-    def _drawn(captured: Captured) -> Image:
-        try:
-            return captured.draw()
-        except FabricError:
-            raise
-        except Exception as error:  # of a program's own function: it is not to end the publisher
-            logger.debug("drawing failed", exc_info=True)
-            raise CodecError(f"a picture cannot be drawn: {error}", codec="") from error
 
     def _numbered(self, frame: Frame, encoded_ns: int) -> tuple[Frame, Message]:
         """Give a coded frame its number, and keep it."""

@@ -18,6 +18,7 @@ from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
 from camfabric.common.settings import LIMITS, TIMES, Limits
+from camfabric.common.shared import SharedPictures
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
@@ -35,6 +36,7 @@ from camfabric.common.topics import (
     topic,
 )
 from camfabric.subscriber.clocks import Clocks
+from camfabric.subscriber.local import Local
 from camfabric.subscriber.sequence import Sequence
 
 __all__ = ["Receiver"]
@@ -87,7 +89,8 @@ class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
     With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change. The filter "" is
-    every camera; `watch` replaces the filters while it runs.
+    every camera; `watch` replaces the filters while it runs. With `shared`, cameras of this host are taken
+    from its memory.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Receiver(threading.Thread):
         filters: Iterable[str],
         channel: str | None,
         mailbox: Mailbox,
+        shared: SharedPictures | None = None,
         limits: Limits = LIMITS,
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
@@ -108,10 +112,19 @@ class Receiver(threading.Thread):
         self._mailbox = mailbox
         self._limits = limits
         self._on_status = on_status
+        self._shared = shared
+        self._local = None if shared is None else Local(limits=limits)
+        self._topics: frozenset[bytes] = frozenset()
+        self._known: frozenset[str] = frozenset()
+        """The cameras that were heard of when the topics were chosen."""
+        self._ended: dict[str, float] = {}
+        """Cameras whose publisher has said goodbye, and until when what it announced may still be read."""
         self._waker = Waker()
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
         self._clocks = Clocks()
+        if shared is not None:
+            shared.offset_ns = self._clocks.offset_ns
         self.roster = Roster()
         self.brokers: set[str] = set()
         self.complaints = Complaints(logger)
@@ -150,11 +163,14 @@ class Receiver(threading.Thread):
             while not self._stop_asked:
                 if self._filters is not (wanted := self._wanted):
                     self._change_filters(wanted)
-                poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1)
-                self._waker.clear()
+                ready = dict(poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1))
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
                 for link in self._links:
-                    link.dial.hear()
-                    self._drain(link)
+                    if link.dial.monitor in ready:
+                        link.dial.hear()
+                    if link.socket in ready:
+                        self._drain(link)
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
                     self._tick(now)
@@ -166,6 +182,8 @@ class Receiver(threading.Thread):
 
     def _change_filters(self, wanted: frozenset[str]) -> None:
         before, self._filters = self._filters, wanted
+        # Live before replay: the other way round there is a gap.
+        self._choose_topics()
         for link in self._links:
             for filter_ in sorted(wanted - before):
                 self._begin(link, filter_)
@@ -175,9 +193,7 @@ class Receiver(threading.Thread):
             self._forget_unwatched()
 
     def _begin(self, link: _Link, filter_: str) -> None:
-        # Live before replay: the other way round there is a gap.
         if self._channel is not None:
-            link.socket.subscribe(topic(self._channel, filter_))
             if filter_:
                 # It may be a camera's name: then the answer is here before its status is.
                 self._ask(link, REPLAY, f"{self._channel}/{filter_}")
@@ -186,14 +202,34 @@ class Receiver(threading.Thread):
 
     def _end(self, link: _Link, filter_: str) -> None:
         if self._channel is not None:
-            link.socket.unsubscribe(topic(self._channel, filter_))
             del link.clocks[filter_]
         link.socket.unsubscribe(topic(STATUS, filter_))
+
+    def _choose_topics(self) -> None:
+        """Subscribe to what frames are to come on now, and only then end what they came on before."""
+        if self._channel is None:
+            return
+        before = self._topics
+        if self._local is None:
+            self._topics = frozenset(topic(self._channel, filter_) for filter_ in self._filters)
+        else:
+            self._known = frozenset(
+                camera for camera in (*self.roster.cameras(), *self._streams) if self._is_covered(camera)
+            )
+            self._topics = frozenset(self._local.topics(self._filters, self._known))
+        for link in self._links:
+            for new in sorted(self._topics - before):
+                link.socket.subscribe(new)
+            for gone in before - self._topics:
+                link.socket.unsubscribe(gone)
 
     def _is_watched(self, camera: str) -> bool:
         """Whether a filter gives it: the last message of a subscription that was taken back may be here already."""
         if camera in self._streams:
             return True
+        return self._is_covered(camera)
+
+    def _is_covered(self, camera: str) -> bool:
         return any(covers(filter_, camera) for filter_ in self._filters)
 
     def _forget_unwatched(self) -> None:
@@ -205,6 +241,9 @@ class Receiver(threading.Thread):
         self._streams = {camera: stream for camera, stream in streams.items() if self._is_watched(camera)}
         for camera in [camera for camera in self.roster.cameras() if not self._is_watched(camera)]:
             self.roster.forget(camera)
+            if self._local is not None and self._shared is not None:
+                self._local.forget(camera)
+                self._shared.forget(camera)
         for link in self._links:
             for asked in [asked for asked, (_, rest) in link.requests.items() if not self._asks_for_watched(rest)]:
                 self._close_request(link, asked)
@@ -215,8 +254,8 @@ class Receiver(threading.Thread):
         return name in self._filters or self._is_watched(name)
 
     def _drain(self, link: _Link) -> None:
-        for _ in range(_BATCH):
-            if (parts := receive(link.socket)) is None:
+        for place in range(_BATCH):
+            if (parts := receive(link.socket, likely=not place)) is None:
                 return
             link.heard = time.monotonic()
             try:
@@ -231,7 +270,11 @@ class Receiver(threading.Thread):
         if self._channel is not None and prefix.startswith(self._channel.encode() + b"/"):
             if len(parts) != wire.FRAME_PARTS:
                 raise WireError(f"frame of {len(parts)} parts", reason="parts")
-            self._got_frame(link, wire.unpack_frame(parts[0], parts[1], parts[2], limits=self._limits))
+            self._got_frame(link, self._frame(parts))
+        elif prefix.startswith(b"shm/") and self._shared is not None:
+            if len(parts) != wire.FRAME_PARTS:
+                raise WireError(f"frame of {len(parts)} parts", reason="parts")
+            self._got_shared(link, self._frame(parts), self._shared)
         elif prefix.startswith(b"status/"):
             if len(parts) != 2:
                 raise WireError(f"status of {len(parts)} parts", reason="parts")
@@ -246,6 +289,9 @@ class Receiver(threading.Thread):
         else:
             raise WireError(f"unexpected topic {bytes(parts[0][:64])!r}", reason="topic")
 
+    def _frame(self, parts: list[memoryview]) -> Frame:
+        return wire.unpack_frame(parts[0], parts[1], parts[2], received_ns=time.time_ns(), limits=self._limits)
+
     def _stream(self, camera: str, link: _Link) -> _Stream:
         stream = self._streams.get(camera)
         if stream is None:
@@ -255,16 +301,54 @@ class Receiver(threading.Thread):
     def _got_frame(self, link: _Link, frame: Frame) -> None:
         if not self._is_watched(frame.camera) or not self.roster.accepts(frame.camera, frame.epoch):
             return
+        if self._local is not None:
+            if self._local.in_memory(frame.camera):
+                return  # it was under way when its topic was let go
+            if self._local.passed(frame.camera):
+                self._choose_topics()
         stream = self._stream(frame.camera, link)
         self._pass_on(stream, stream.sequence.live(frame))
         if stream.sequence.waiting:
             stream.link = link
             self._mend(stream)
 
+    def _got_shared(self, link: _Link, frame: Frame, shared: SharedPictures) -> None:
+        local = self._local
+        if local is None or not local.is_asked(frame.camera) or not self.roster.accepts(frame.camera, frame.epoch):
+            return
+        try:
+            shared.open(frame)
+        except WireError:
+            self._take_main_stream(link, frame.camera, changed=local.refuse(frame.camera))
+            raise
+        if local.arrived(frame.camera):
+            # Numbers of its own.
+            self._streams[frame.camera] = _Stream(Sequence(self._limits), link, frame.camera, asked_of=frame.epoch)
+            self._choose_topics()
+        stream = self._stream(frame.camera, link)
+        for newest in stream.sequence.live(frame):
+            stream.received = True
+            self._mailbox.put(newest)  # whoever takes it completes it
+
+    def _take_main_stream(self, link: _Link, camera: str, *, changed: bool) -> None:
+        """Do without shared memory for a camera, if that is a change."""
+        if not changed or self._shared is None:
+            return
+        self._streams[camera] = _Stream(Sequence(self._limits), link, camera)
+        self._choose_topics()
+        self._shared.forget(camera)
+        self._mend(self._streams[camera])
+
     def _pass_on(self, stream: _Stream, frames: list[Frame]) -> None:
         for frame in frames:
             stream.received = True
-            self._mailbox.put(replace(frame, received_ns=time.time_ns(), clock_offset_ns=self._clocks.offset_ns(frame)))
+            self._mailbox.put(
+                replace(
+                    frame,
+                    received_ns=frame.received_ns or time.time_ns(),
+                    clock_offset_ns=self._clocks.offset_ns(frame),
+                )
+            )
 
     def _mend(self, stream: _Stream) -> None:
         """Ask for a replay, unless one was asked for just now."""
@@ -311,6 +395,8 @@ class Receiver(threading.Thread):
         if not self._is_watched(status.camera) or not self.roster.heard(status):
             return
         self._tell(status)
+        if self._local is not None:
+            self._follow(link, status, self._local)
         if status.state == OFFLINE or self._channel is None:
             return
         if not self._clocks.knows(status.camera, status.epoch):
@@ -321,6 +407,17 @@ class Receiver(threading.Thread):
             if not stream.received:
                 stream.link = link
                 self._mend(stream)
+
+    def _follow(self, link: _Link, status: Status, local: Local) -> None:
+        """Take a camera from where its status says."""
+        if status.state == OFFLINE:
+            self._ended[status.camera] = time.monotonic() + TIMES.offline_s
+        was_in_memory = local.in_memory(status.camera)
+        changed = local.heard(status)
+        if was_in_memory and changed:
+            self._take_main_stream(link, status.camera, changed=True)
+        elif changed or status.camera not in self._known:
+            self._choose_topics()
 
     @staticmethod
     def _hurry_clocks(link: _Link, camera: str) -> None:
@@ -355,6 +452,8 @@ class Receiver(threading.Thread):
             return
         rest = self._close_request(link, asked)
         frames = wire.unpack_replay(parts, f"{rest}/".encode(), limits=self._limits)
+        if self._local is not None and self._local.in_memory(rest.partition("/")[2]):
+            return
         frames = [frame for frame in frames if self.roster.accepts(frame.camera, frame.epoch)]
         stream = self._stream(rest.partition("/")[2], link)
         self._pass_on(stream, stream.sequence.replayed(frames))
@@ -379,6 +478,12 @@ class Receiver(threading.Thread):
     def _tick(self, now: float) -> None:
         for status in self.roster.expire():
             self._tell(status)
+            if self._shared is not None:
+                self._shared.forget(status.camera)
+        for camera in [camera for camera, until in self._ended.items() if now >= until]:
+            del self._ended[camera]
+            if self._shared is not None:
+                self._shared.forget(camera)
         for conflict in self.roster.conflicts():
             logger.warning(
                 "two publishers claim camera %s: the newer one (%016x) is shown, %016x is not",

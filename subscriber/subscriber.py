@@ -19,6 +19,7 @@ from camfabric.common.frame import Frame
 from camfabric.common.keys import ClientKeys, client_keys
 from camfabric.common.mailbox import Closed, Mailbox, Mode
 from camfabric.common.settings import BROKER_SUBSCRIBERS, TIMES
+from camfabric.common.shared import SharedPictures, sweep
 from camfabric.common.sockets import make_sub
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
@@ -41,6 +42,9 @@ class Subscriber:
             no camera yet: see `watch`.
         channel: "cam", "low" for the small pictures, or None for statuses alone.
         mode: "latest" or "every".
+        local: "auto" takes pictures of cameras on this host from its shared memory, where they are offered to this
+            user; for channel "cam", mode "latest" and decoded pictures alone. `frame.channel` is "shm" then, `image`
+            read-only, and the codec raw. What does not work out comes over the main stream. "off" never does.
         decode: whether `read` decodes; without, frames come with their `payload`. Of H.264 and H.265 those are packets
             in the order of decoding, with "latest" too: it skips to the newest keyframe.
         key: its secret key: a file, or a name in the folder `keys`.
@@ -63,6 +67,7 @@ class Subscriber:
         channel: Literal["cam", "low"] | None = CAM,
         mode: Mode = "latest",
         decode: bool = True,
+        local: Literal["auto", "off"] = "auto",
         key: str | Path | None = None,
         server_key: str | Path | Sequence[str | Path] | None = None,
         keys: str | Path | None = None,
@@ -87,8 +92,13 @@ class Subscriber:
         self._closed = False
         if channel not in (*CHANNELS, None):
             raise ConfigError(f"channel {channel!r}: it is 'cam' or 'low'", setting="channel", value=channel)
+        if local not in ("auto", "off"):
+            raise ConfigError(f"local {local!r}: it is 'auto' or 'off'", setting="local", value=local)
         self._mailbox = Mailbox(mode=mode, notify=notify)
-        self._decoding = Decoding(self._mailbox, self._complain)
+        shared = SharedPictures() if local == "auto" and channel == CAM and mode == "latest" and decode else None
+        if shared is not None:
+            sweep()
+        self._decoding = Decoding(self._mailbox, self._complain, shared)
         self._undecodable: dict[str, str] = {}
         self._context: zmq.Context[Any] = zmq.Context()
         dials: list[Dial] = []
@@ -102,7 +112,9 @@ class Subscriber:
             self._context.term()
             raise
         filters = self.filters if cameras is None else self.filters or [""]
-        self._receiver = Receiver(dials, filters=filters, channel=channel, mailbox=self._mailbox, on_status=on_status)
+        self._receiver = Receiver(
+            dials, filters=filters, channel=channel, mailbox=self._mailbox, shared=shared, on_status=on_status
+        )
         self._receiver.start()
 
     def _dial(self, address: Endpoint, place: int, own_keys: ClientKeys | None) -> Dial:

@@ -104,7 +104,7 @@ def test_subscribe_prints_json_and_saves_pictures(camfabric: Any, start_broker: 
     assert process.wait(30) == 0
     lines = [json.loads(line) for line in process.out]
     assert len(lines) == 60
-    fields = "camera epoch seq codec keyframe width height bytes captured_ns received_ns age_ms missed dropped"
+    fields = "camera channel epoch seq codec keyframe width height bytes captured_ns received_ns age_ms missed dropped"
     assert all(list(line) == fields.split() for line in lines)
     assert {line["camera"] for line in lines} == {"cctv/lobby", "cctv/gate"}
     for camera in ("cctv/lobby", "cctv/gate"):

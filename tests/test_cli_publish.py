@@ -79,7 +79,7 @@ def test_codecs(camfabric: Any, start_broker: Any, tmp_path: Path, options: list
     arguments = [str(film) if option == "FILM" else option for option in options]
     process = camfabric("publish", *arguments, "--loop", "--camera", "a", "--to", broker.to)
     size = (24, 32, 3) if "--size" in options else (48, 64, 3)
-    with Subscriber(broker.endpoint, cameras=["a"]) as subscriber:
+    with Subscriber(broker.endpoint, cameras=["a"], local="off") as subscriber:
         for _ in range(3):
             frame = subscriber.read(timeout=30)
             assert (frame.codec, frame.image.shape) == (codec, size)

@@ -65,7 +65,8 @@ def test_a_slow_consumer_gets_the_newest_and_counts_add_up(feed: Any) -> None:
             frames.append(frame)
             pause.wait(0.1)  # the consumer's work: ten frames pass meanwhile
     for before, after in pairwise(frames):
-        assert after.seq - before.seq == 1 + after.missed + after.dropped
+        # Another channel has other numbers.
+        assert after.channel != before.channel or after.seq - before.seq == 1 + after.missed + after.dropped
     assert sum(frame.missed for frame in frames) == 0
     assert sum(frame.dropped for frame in frames) > 20
     # A queue would be some 100 frames behind at the end.

@@ -11,7 +11,7 @@ from camfabric.common.frame import Frame, PixelFormat
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["check", "decode", "encode"]
+__all__ = ["check", "decode", "encode", "shaped"]
 
 
 def check(image: Any) -> PixelFormat:
@@ -37,6 +37,11 @@ def decode(frame: Frame) -> Image:
     Raises:
         CodecError: the payload's size does not fit.
     """
+    return shaped(frame, frame.payload)
+
+
+def shaped(frame: Frame, pixels: Any) -> Image:
+    """A read-only view of bytes as the picture that a frame states. Raises as `decode` does."""
     import numpy as np
 
     shape: tuple[int, ...] = (frame.height, frame.width)
@@ -44,7 +49,7 @@ def decode(frame: Frame) -> Image:
         shape = (frame.height, frame.width, 3)
     dtype = np.dtype("<u2") if frame.pixel_format is PixelFormat.GRAY16 else np.dtype(np.uint8)
     try:
-        image: Image = np.frombuffer(frame.payload, dtype).reshape(shape)
+        image: Image = np.frombuffer(pixels, dtype).reshape(shape)
     except ValueError as error:
         raise CodecError(f"raw picture of {frame.camera}: {error}", codec="raw") from error
     image.flags.writeable = False

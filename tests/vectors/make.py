@@ -12,8 +12,16 @@ import msgpack
 
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.status import Status, pack_status
-from camfabric.common.topics import request_topic, topic
-from camfabric.common.wire import ClockAnswer, pack_clock, pack_header, pack_map, pack_replay
+from camfabric.common.topics import request_topic, shared_channel, topic
+from camfabric.common.wire import (
+    ClockAnswer,
+    Descriptor,
+    pack_clock,
+    pack_descriptor,
+    pack_header,
+    pack_map,
+    pack_replay,
+)
 
 _HERE: Final = Path(__file__).parent
 _NONCE: Final = "0123456789abcdef"
@@ -130,6 +138,17 @@ FRAMES: Final = {
         ),
     ),
     "frame-low": ("the small picture of the same camera", replace(_JPEG_FRAME, channel="low", seq=7)),
+    "frame-shm": (
+        "a colour picture in the shared memory of a host: the payload says where",
+        _raw(
+            PixelFormat.BGR24,
+            1920,
+            1080,
+            pack_descriptor(Descriptor(0x0F1E2D3C4B5A6978, 260, 3)),
+            channel=shared_channel(_NONCE),
+            seq=9,
+        ),
+    ),
     "frame-no-keyframe": (
         "no flags; the largest numbers that there are",
         _raw(
@@ -261,6 +280,7 @@ def _bad_frames() -> dict[str, tuple[str, str, list[bytes]]]:
     name, header, payload = parts_of(_GRAY)
     jpeg = pack_header(_JPEG_FRAME)
     two = b"\x82" + header[1:]
+    shared = topic(shared_channel(_NONCE), "cctv/lobby")
     return {
         "magic": ("wrong magic", "magic", [name, _with(header, 0, b"CFAC"), payload]),
         "version": ("version 2", "version", [name, _with(header, 4, b"\x02"), payload]),
@@ -286,6 +306,9 @@ def _bad_frames() -> dict[str, tuple[str, str, list[bytes]]]:
         "header-trailing": ("a byte behind the header's end", "header", [name, header + b"\xc0", payload]),
         "extra-list": ("extra fields that are a list", "header", [name, two + b"\xa1x\x90", payload]),
         "extra-keys": ("extra fields with a number as a key", "header", [name, two + b"\xa1x\x81\x01\x02", payload]),
+        "shm-host": ("a host of 15 digits", "topic", [b"shm/0123456789abcde/cctv/lobby/", header, payload]),
+        "shm-size": ("a descriptor that is too short", "memory", [shared, header, bytes(23)]),
+        "shm-codec": ("a JPEG in shared memory", "picture", [shared, jpeg, bytes(24)]),
         "topic-open": ("topic without its closing slash", "topic", [b"cam/cctv/lobby", header, payload]),
         "topic-camera": ("topic without a camera", "topic", [b"cam/", header, payload]),
         "topic-dots": ("a segment that is two dots", "topic", [b"cam/cctv/../", header, payload]),
