@@ -31,7 +31,7 @@ def _arguments() -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser.add_argument("--quick", action="store_true", help="one short round of fewer rows: under two minutes")
     parser.add_argument("--case", action="append", choices=names, metavar="NAME", help=f"only this: {', '.join(names)}")
-    parser.add_argument("--rounds", type=int, help="rounds of each case")
+    parser.add_argument("--rounds", type=int, help="rounds of each case, at most")
     parser.add_argument("--seconds", type=float, help="of each window of time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all rounds")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page of Markdown with plots beside it")
@@ -60,7 +60,8 @@ def main() -> int:
     plans = []
     for case in chosen:
         plan = case.quick if arguments.quick else case.full
-        rounds, seconds = arguments.rounds or plan.rounds, arguments.seconds or plan.seconds
+        rounds = min(arguments.rounds or plan.rounds, plan.rounds)
+        seconds = arguments.seconds or plan.seconds
         plans.append(type(plan)(rounds=rounds, seconds=seconds, is_quick=plan.is_quick))
     steps = sum(len(case.variants(plan)) * plan.rounds for case, plan in zip(chosen, plans, strict=True))
     measured = []
@@ -92,7 +93,9 @@ def main() -> int:
     if arguments.page is not None:
         write_page(report, arguments.page)
         console.print(f"saved {arguments.page}")
-    console.print("× is the fabric's figure over that of the row, the median of the rounds' ratios")
+    console.print(
+        "\N{MULTIPLICATION SIGN} is the fabric's figure over that of the row, the median of the rounds' ratios"
+    )
     console.print(f"took {report.took_s:.0f} s")
     return 0 if any(one.result.rounds for one in measured) else 1
 

@@ -1,4 +1,4 @@
-"""Test pictures that compress as a camera's do, and the time at which each was sent, written into the picture itself."""
+"""Test pictures that compress as a camera's do, with the time at which each was sent written into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots as SVG: bars with their spread, and lines over time. Readable on light and on dark ground; no script, no font."""
+"""Plots as SVG: bars with their spread, and lines over time. Readable on light and dark ground; no script, no font."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _document(title: str, height: float, parts: Sequence[str]) -> str:
 
 
 def bars(title: str, unit: str, groups: Sequence[Bars], *, ours: str) -> str:
-    """An SVG of horizontal bars, a scale for each group, with the spread of the rounds as whiskers. `ours` stands out."""
+    """An SVG of horizontal bars, a scale for each group, the rounds' spread as whiskers. `ours` stands out."""
     parts = [_text(0, 18, f"{title}{f', {unit}' if unit else ''}", kind="title")]
     y = float(_TITLE)
     for group in groups:

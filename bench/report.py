@@ -54,7 +54,7 @@ def _cell(spread: Spread | None) -> str:
 def _ratio(result: Result, group: str, who: str, key: str) -> str:
     """The fabric's figure over a peer's."""
     share = None if who == CAMFABRIC else result.ratio(group, key, who)
-    return "" if share is None else f"×{short(share.median)}"
+    return "" if share is None else f"\N{MULTIPLICATION SIGN}{short(share.median)}"
 
 
 def _columns(metrics: Sequence[Metric], result: Result, group: str) -> list[Metric]:
@@ -265,10 +265,12 @@ def write_page(report: Report, page: Path) -> None:
         old.unlink()
     text = [
         "# Benchmarks", "",
-        "Made by `scripts/bench`; `scripts/bench --quick` takes two minutes. Every case runs the fabric and the peers side by "
-        "side, alternating, each part a process of its own, all on one machine. A figure is the median of the rounds, with "
-        "the smallest and the largest; × is the fabric's figure over that of the row, the median of the ratios round by round. Each peer has the "
-        "settings that are best for the case; they are listed under it.", "",
+        "Made by `scripts/bench`; `scripts/bench --quick` takes two minutes. Every case runs the fabric and "
+        "the peers side by side, alternating, each part a process of its own, all on one machine. A figure is "
+        "the median of the rounds, with the smallest and the largest; \N{MULTIPLICATION SIGN} is the fabric's figure "
+        "over that of the row, the median of the ratios round by round. Each peer has the settings that are best for "
+        "the case; they are listed under it.",
+        "",
     ]  # fmt: skip
     if report.is_quick:
         text += ["**A quick run: one short round. Figures for a first look alone.**", ""]

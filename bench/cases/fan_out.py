@@ -52,9 +52,9 @@ def _a_further_one(result: Result) -> float | None:
 FAN_OUT: Final = Case(
     name="fanout",
     title="Fan-out",
-    about="One camera of 30 frames/s, straight from the sender to 1, 4 and 16 subscribers, each a process; the camera's "
-    "JPEG is passed on. p99 is that of the subscriber that fares worst. imagezmq REQ/REP and NetGear have one receiver a "
-    "sender, and are left out.",
+    about="One camera of 30 frames/s, straight from the sender to 1, 4 and 16 subscribers, each a process; the "
+    "camera's JPEG is passed on. p99 is that of the subscriber that fares worst. imagezmq REQ/REP and NetGear "
+    "have one receiver a sender, and are left out.",
     metrics=(
         Metric("sender_cpu_ms", "sender CPU a frame", "ms", "less"),
         Metric("receiver_cpu_ms", "CPU a frame of a receiver", "ms", "less"),

@@ -43,7 +43,7 @@ def _zenoh(stack: contextlib.ExitStack, to: str, asks: bool) -> list[Send]:
     publishers = [session.declare_publisher(f"bench/{number}") for number in range(_CAMERAS)]
 
     def send(publisher: Any, picture: Any) -> None:
-        if not asks or publisher.matching_status:
+        if not asks or publisher.matching_status.matching:
             publisher.put(encoded(picture))
 
     return [functools.partial(send, publisher) for publisher in publishers]
@@ -109,7 +109,9 @@ def _measure(
 def _variants(plan: Plan) -> list[Variant]:
     asking, plain = functools.partial(_zenoh, asks=True), functools.partial(_zenoh, asks=False)
     rows = [
-        Variant(_GROUP, CAMFABRIC, f"{_CAMERAS} Publishers, a broker", functools.partial(_measure, _fabric, _broker, 2)),
+        Variant(
+            _GROUP, CAMFABRIC, f"{_CAMERAS} Publishers, a broker", functools.partial(_measure, _fabric, _broker, 2)
+        ),
         Variant(
             _GROUP, "zenoh, asking", "encodes only if matching_status says so; a router",
             functools.partial(_measure, asking, route, 1), ZENOH.missing,
@@ -129,8 +131,9 @@ def _variants(plan: Plan) -> list[Variant]:
 IDLE: Final = Case(
     name="idle",
     title="A hundred cameras that nobody watches",
-    about="All in one process, each with pictures to give twice a second. The fabric does not encode them, and says of each "
-    "camera once a second how it is. imagezmq has no way to know that nobody listens; a NetGear sender needs a receiver.",
+    about="All in one process, each with pictures to give twice a second. The fabric does not encode them, and "
+    "says of each camera once a second how it is. imagezmq has no way to know that nobody listens; a NetGear "
+    "sender needs a receiver.",
     metrics=(
         Metric("sender_percent", "CPU of the cameras, of a core", "%", "less"),
         Metric("relay_percent", "of the broker or router", "%", "less"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ def _broker(publishers: str, subscribers: str, upstream: str) -> None:
 
 def brokers(endpoints: list[str]) -> list[Relay]:
     """Brokers in a row."""
-    pairs = list(zip(endpoints[:-1], endpoints[1:], strict=True))
+    pairs = list(itertools.pairwise(endpoints))
     return [Relay(_broker, (source, to, source if number else "")) for number, (source, to) in enumerate(pairs)]
 
 
@@ -50,7 +51,7 @@ def _proxy(source: str, to: str, is_first: bool) -> None:
 
 def proxies(endpoints: list[str]) -> list[Relay]:
     """Processes that do nothing but `zmq.proxy`, in a row."""
-    pairs = list(zip(endpoints[:-1], endpoints[1:], strict=True))
+    pairs = list(itertools.pairwise(endpoints))
     return [Relay(_proxy, (source, to, not number)) for number, (source, to) in enumerate(pairs)]
 
 
@@ -109,10 +110,10 @@ def _a_broker(hops: int) -> Callable[[Result], float | None]:
 LATENCY: Final = Case(
     name="latency",
     title="Latency at 30 frames/s",
-    about='From just before a picture is given to the sender until the receiver has it. "JPEG as it is" is a camera\'s own '
-    'JPEG, passed on and taken without coding: what the way itself costs. "JPEG" is from array to array, coding included. '
-    "NetGear cannot pass on a JPEG; imagezmq and NetGear have no relay. One zenoh router, for a row of them is no setting "
-    "of one machine.",
+    about='From just before a picture is given to the sender until the receiver has it. "JPEG as it is" is a '
+    'camera\'s own JPEG, passed on and taken without coding: what the way itself costs. "JPEG" is from array '
+    "to array, coding included. NetGear cannot pass on a JPEG; imagezmq and NetGear have no relay. One zenoh "
+    "router, for a row of them is no setting of one machine.",
     metrics=(
         Metric("p50_ms", "p50", "ms", "less"),
         Metric("p99_ms", "p99", "ms", "less"),
@@ -121,7 +122,7 @@ LATENCY: Final = Case(
         Metric("relay_cpu_ms", "relays' CPU a frame", "ms", "less"),
     ),
     variants=_variants,
-    full=Plan(rounds=5, seconds=4.0, is_quick=False),
+    full=Plan(rounds=3, seconds=3.0, is_quick=False),
     quick=Plan(rounds=1, seconds=0.7, is_quick=True),
     bars=(
         Bar("latency added, 720p JPEG 30 fps, p50, direct", "at most", 0.5, _figure(0, "p50_ms"), "ms"),

@@ -107,8 +107,8 @@ def _figure(key: str, result: Result) -> float | None:
 MEMORY: Final = Case(
     name="memory",
     title="The whole demo in 512 MB",
-    about="All processes of `camfabric demo` in a cgroup that may have 512 MB, page cache and sockets included. The kernel "
-    "would kill one of them where it is too little.",
+    about="All processes of `camfabric demo` in a cgroup that may have 512 MB, page cache and sockets "
+    "included. The kernel would kill one of them where it is too little.",
     metrics=(
         Metric("most_mb", "most memory", "MB", "less"),
         Metric("kills", "processes killed", "", "less"),

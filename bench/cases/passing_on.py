@@ -1,4 +1,4 @@
-"""Passing on an RTSP camera of 1080p25 and 4 Mbit/s: as it is, against decoding it and sending JPEG, as the peers have to."""
+"""Passing on an RTSP camera of 1080p25: its own H.264 as it is, against JPEG made of it, as the peers have to."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def _variants(plan: Plan) -> list[Variant]:
 PASSING_ON: Final = Case(
     name="passthrough",
     title="Passing on an RTSP camera",
-    about="GStreamer's RTSP server plays a film. The fabric passes its H.264 on as it is; the peers carry pictures alone, so "
-    "their sender decodes with cv2.VideoCapture and makes JPEGs.",
+    about="GStreamer's RTSP server plays a film. The fabric passes its H.264 on as it is; the peers carry "
+    "pictures alone, so their sender decodes with cv2.VideoCapture and makes JPEGs.",
     metrics=(
         Metric("sender_percent", "CPU of the sender, of a core", "%", "less"),
         Metric("relay_percent", "of the broker", "%", "less"),

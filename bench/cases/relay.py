@@ -188,16 +188,16 @@ def _share(label: str, result: Result) -> float | None:
 RELAY: Final = Case(
     name="relay",
     title="A broker against zmq.proxy",
-    about="Messages of three parts as fast as one sender gives them, through one process to one receiver. `zmq.proxy` does "
-    "nothing but pass them on, in C; the broker checks each one, keeps the last frame of each camera and bounds each peer. "
-    "All three processes share the machine's cores.",
+    about="Messages of three parts as fast as one sender gives them, through one process to one receiver. "
+    "`zmq.proxy` does nothing but pass them on, in C; the broker checks each one, keeps the last frame of each "
+    "camera and bounds each peer. All three processes share the machine's cores.",
     metrics=(
         Metric("rate", "messages/s", "/s", "more"),
         Metric("mb_s", "MB/s", "MB/s", "more"),
         Metric("cpu_us", "relay's CPU a message", "µs", "less"),
     ),
     variants=_variants,
-    full=Plan(rounds=5, seconds=2.0, is_quick=False),
+    full=Plan(rounds=5, seconds=1.5, is_quick=False),
     quick=Plan(rounds=1, seconds=0.6, is_quick=True),
     bars=(
         *(

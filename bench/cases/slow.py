@@ -41,9 +41,9 @@ def _share_of(who: str, result: Result) -> float | None:
 SLOW: Final = Case(
     name="slow",
     title="A slow consumer",
-    about="Ages are taken when the consumer gets a picture. The fabric and zenoh's ring keep the newest; of the others this "
-    "is what they do by themselves. With REQ/REP the sender waits for the consumer: it has one picture under way, and its "
-    "camera has to wait too.",
+    about="Ages are taken when the consumer gets a picture. The fabric and zenoh's ring keep the newest; of "
+    "the others this is what they do by themselves. With REQ/REP the sender waits for the consumer: it has one "
+    "picture under way, and its camera has to wait too.",
     metrics=(
         Metric("p50_ms", "age, median", "ms", "less"),
         Metric("p99_ms", "age, p99", "ms", "less"),
@@ -51,7 +51,7 @@ SLOW: Final = Case(
         Metric("rss_mb", "RSS, most", "MB", "less"),
     ),
     variants=_variants,
-    full=Plan(rounds=2, seconds=15.0, is_quick=False),
+    full=Plan(rounds=1, seconds=15.0, is_quick=False),
     quick=Plan(rounds=1, seconds=2.0, is_quick=True),
     bars=tuple(
         Bar(f"slow consumer, median age over {peer.name}'s", "at most", 0.01, functools.partial(_share_of, peer.name))

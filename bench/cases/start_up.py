@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from case import CAMFABRIC, Case, Metric, Plan, Variant
 from peers import eclipse_zenoh, fabric, image_zmq, net_gear, plain_pyzmq
 from peers.peer import Peer
 from pictures import HD
-from processes import free_endpoint, rss_mb
-from stage import Figures, Load, Stage, Window, free_link, relay, send, take
-
-from cases.latency import brokers, proxies
+from processes import free_endpoint, rss_mb, start
+from stage import Failed, Figures, Load, Stage, Window, free_link, send, take
 
 __all__ = ["START_UP"]
 
 _ENDS: Final = "sender and receiver, 720p JPEG"
-_RELAYS: Final = "relay"
+_RELAYS: Final = "relay, its command alone"
+_PROXY: Final = """
+import sys, zmq
+context = zmq.Context()
+inlet, outlet = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
+inlet.bind(sys.argv[1]); outlet.bind(sys.argv[2])
+zmq.proxy(inlet, outlet)
+"""
 
 
 def _ends(peer: Peer, seconds: float) -> Figures:
@@ -44,14 +53,32 @@ def _ends(peer: Peer, seconds: float) -> Figures:
         }
 
 
-def _relay(run: Callable[..., None], arguments: tuple[Any, ...], seconds: float) -> Figures:
-    with Stage(fresh=True) as stage:
-        begun = time.monotonic()
-        between = stage.start(relay, run, arguments)
-        between.answer()
+def _relay(make: Callable[[str, str], subprocess.Popen[bytes]], seconds: float) -> Figures:
+    publishers, subscribers = free_endpoint(), free_endpoint()
+    address, _, port = subscribers.removeprefix("tcp://").rpartition(":")
+    begun = time.monotonic()
+    process = make(publishers, subscribers)
+    try:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection((address, int(port)), 1):
+                break
+            if process.poll() is not None or time.monotonic() - begun > 20:
+                raise Failed("the relay did not start")
+            time.sleep(0.002)
         started_s = time.monotonic() - begun
         time.sleep(min(seconds, 2.0))
-        return {"sender_s": started_s, "sender_mb": rss_mb(between.pid)}
+        return {"sender_s": started_s, "sender_mb": rss_mb(process.pid)}
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _broker(publishers: str, subscribers: str) -> subprocess.Popen[bytes]:
+    return start("broker", "--publishers", publishers, "--subscribers", subscribers)
+
+
+def _proxy(publishers: str, subscribers: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _PROXY, publishers, subscribers])
 
 
 def _variants(plan: Plan) -> list[Variant]:
@@ -60,18 +87,19 @@ def _variants(plan: Plan) -> list[Variant]:
         Variant(_ENDS, peer.name, peer.settings, functools.partial(_ends, peer), peer.missing)
         for peer in (peers[:2] if plan.is_quick else peers)
     ]
-    for who, settings, make in ((CAMFABRIC, "Broker", brokers), ("zmq.proxy", "XSUB to XPUB", proxies)):
-        one = make([free_endpoint(), free_endpoint()])[0]
-        rows.append(Variant(_RELAYS, who, settings, functools.partial(_relay, one.run, one.arguments)))
-    return rows
+    return [
+        *rows,
+        Variant(_RELAYS, CAMFABRIC, "camfabric broker", functools.partial(_relay, _broker)),
+        Variant(_RELAYS, "zmq.proxy", "five lines of Python, XSUB to XPUB", functools.partial(_relay, _proxy)),
+    ]
 
 
 START_UP: Final = Case(
     name="startup",
     title="Start-up and memory",
-    about="Each process in an interpreter of its own. The sender's time ends when its socket is open, the receiver's when it "
-    "has its first picture. RSS is that of the process after two seconds of work; NumPy, OpenCV and the benchmark's own "
-    "pictures (22 MB) are in that of each end, the benchmark itself in that of each relay.",
+    about="Each process in an interpreter of its own. The sender's time ends when its socket is open, the "
+    "receiver's when it has its first picture. RSS is that of the process after two seconds of work; NumPy, "
+    "OpenCV and the benchmark's own pictures (22 MB) are in that of each end.",
     metrics=(
         Metric("sender_s", "sender or relay starts in", "s", "less"),
         Metric("receiver_s", "receiver has a picture in", "s", "less"),

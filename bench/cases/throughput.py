@@ -1,4 +1,4 @@
-"""Throughput: 1080p from an array in one process to an array in another one, raw and as JPEG, with the CPU at both ends."""
+"""Throughput: 1080p from an array in one process to one in another, raw and as JPEG, with the CPU at both ends."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ _IMAGEZMQ: Final = image_zmq.REQ_REP.name
 RAW: Final = Case(
     name="raw",
     title="Raw 1080p: frames a second and CPU",
-    about=f"An array of 6.2 MB from one process to another one. The sender has {_RAW_FPS:.0f} pictures a second, on one "
-    f"host {_HOST_FPS:.0f}; what is not taken waits or is dropped, as each peer does it. On one host each peer goes the "
-    "best way it has; imagezmq has TCP alone.",
+    about=f"An array of 6.2 MB from one process to another one. The sender has {_RAW_FPS:.0f} pictures a "
+    f"second, on one host {_HOST_FPS:.0f}; what is not taken waits or is dropped, as each peer does it. On one "
+    "host each peer goes the best way it has; imagezmq has TCP alone.",
     metrics=_METRICS,
     variants=_raw,
-    full=Plan(rounds=5, seconds=2.0, is_quick=False),
+    full=Plan(rounds=5, seconds=1.5, is_quick=False),
     quick=Plan(rounds=1, seconds=0.5, is_quick=True),
     bars=(
         Bar("raw 1080p same host, frames/s over imagezmq's", "at least", 4, _against(_HOST, "fps", _IMAGEZMQ)),
@@ -157,11 +157,12 @@ def _of_slower(result: Result) -> float | None:
 JPEG: Final = Case(
     name="jpeg",
     title="JPEG 1080p: encoded, sent and decoded",
-    about=f"From array to array by way of JPEG, quality 80; the sender has {_JPEG_FPS:.0f} pictures a second. The last two "
-    "rows are how fast OpenCV is by itself: the slower of them bounds all of the others that use it.",
+    about=f"From array to array by way of JPEG, quality 80; the sender has {_JPEG_FPS:.0f} pictures a second. "
+    "The last two rows are how fast OpenCV is by itself: the slower of them bounds all of the others that use "
+    "it.",
     metrics=_METRICS,
     variants=_jpeg,
-    full=Plan(rounds=5, seconds=2.0, is_quick=False),
+    full=Plan(rounds=5, seconds=1.5, is_quick=False),
     quick=Plan(rounds=1, seconds=0.6, is_quick=True),
     bars=(Bar("JPEG 1080p end to end, over the slower of encoder and decoder alone", "at least", 0.95, _of_slower),),
     plotted=("fps",),

@@ -76,7 +76,7 @@ def _receiver(link: Link, newest: bool, shared: bool, keeps: bool) -> Iterator[T
 
     width, height = link.size
     with open_session("client" if link.relayed else "peer", connect=link.take_from, shared=shared) as session:
-        handler = zenoh.handlers.RingChannel(1) if newest else zenoh.handlers.FifoChannel(4)
+        handler: Any = zenoh.handlers.RingChannel(1) if newest else zenoh.handlers.FifoChannel(4)
         if keeps:
             history = zenoh.ext.HistoryConfig(detect_late_publishers=True, max_samples=1)
             subscriber = zenoh.ext.declare_advanced_subscriber(session, _KEY, handler, history=history)

@@ -1,4 +1,4 @@
-"""vidgear's NetGear. It carries pictures alone, raw or as JPEG of its own making; JPEG from a camera it cannot pass on."""
+"""vidgear's NetGear. It carries pictures alone, raw or as JPEG of its own making; a camera's JPEG it cannot pass on."""
 
 from __future__ import annotations
 

@@ -54,7 +54,6 @@ def _ring_sender(link: Link) -> Iterator[Send]:
     try:
         yield send
     finally:
-        del pixels
         os.close(descriptor)
         fifo.unlink()
         memory.unlink()
@@ -105,7 +104,7 @@ def _ports(link: Link) -> tuple[Any, Any, Any]:
 def _iceoryx_sender(link: Link) -> Iterator[Send]:
     width, height = link.size
     size = width * height * 3
-    node, pictures, wakes = _ports(link)
+    _node, pictures, wakes = _ports(link)
     publisher = pictures.publisher_builder().initial_max_slice_len(size).create()
     notifier = wakes.notifier_builder().create()
 
@@ -116,13 +115,12 @@ def _iceoryx_sender(link: Link) -> Iterator[Send]:
         notifier.notify()
 
     yield send
-    del publisher, notifier, pictures, wakes, node
 
 
 @contextlib.contextmanager
 def _iceoryx_receiver(link: Link) -> Iterator[Take]:
     width, height = link.size
-    node, pictures, wakes = _ports(link)
+    _node, pictures, wakes = _ports(link)
     subscriber = pictures.subscriber_builder().create()
     listener = wakes.listener_builder().create()
     buffer = ctypes.c_uint8 * (width * height * 3)
@@ -131,10 +129,9 @@ def _iceoryx_receiver(link: Link) -> Iterator[Take]:
         while (sample := subscriber.receive()) is None:
             listener.blocking_wait()
         take.sample = sample  # type: ignore[attr-defined]  # it is held until the next one is asked for
-        return np.frombuffer(buffer.from_address(sample.payload_ptr), np.uint8).reshape(height, width, 3)
+        return np.ctypeslib.as_array(buffer.from_address(sample.payload_ptr)).reshape(height, width, 3)
 
     yield take
-    del subscriber, listener, pictures, wakes, node
 
 
 RING: Final = Peer(
