@@ -7,6 +7,7 @@ A process that takes pictures measures: it reads the kernel's count of CPU time 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
@@ -165,8 +166,13 @@ class Stage:
 
 
 def ipc_endpoint() -> str:
-    """An ipc:// endpoint that nobody has."""
-    return f"ipc://{tempfile.gettempdir()}/camfabric-bench-{os.getpid()}-{time.monotonic_ns()}"
+    """An ipc:// endpoint that nobody has; its folder goes when this process ends in order."""
+    return f"ipc://{_folder().name}/{time.monotonic_ns()}"
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="camfabric-bench-")
 
 
 def cpu_ns(pid: int) -> int:

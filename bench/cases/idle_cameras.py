@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from peers.eclipse_zenoh import ZENOH, open_session, route
 from peers.peer import Link, Send
 from pictures import HD, encoded, make_pictures
 from processes import free_endpoint, rss_mb
-from stage import Figures, Stage, cpu_ns, ipc_endpoint, relay
+from stage import Figures, Stage, cpu_ns, relay
 
 from camfabric.broker import Broker
 from camfabric.publisher import Publisher
@@ -34,7 +35,9 @@ def _fabric(stack: contextlib.ExitStack, to: str) -> list[Send]:
 
 
 def _imagezmq(stack: contextlib.ExitStack, to: str) -> list[Send]:
-    links = [Link(endpoint, endpoint, content="coded") for endpoint in (ipc_endpoint() for _ in range(_CAMERAS))]
+    # Names of Linux's own: so many free ports are hard to come by, and files would stay.
+    endpoints = [f"ipc://@camfabric-bench-{os.getpid()}-{number}" for number in range(_CAMERAS)]
+    links = [Link(endpoint, endpoint, content="coded") for endpoint in endpoints]
     return [stack.enter_context(image_zmq.PUB_SUB.sender(link)) for link in links]
 
 

@@ -120,8 +120,8 @@ def _codec_alone(pipe: Connection, decode: bool) -> None:
         seconds: float = pipe.recv()
         begun, cpu, count = time.monotonic(), cpu_ns(0), 0
         while (elapsed_s := time.monotonic() - begun) < seconds:
-            # As where it is used, the last one lives until the next is there. Without it, malloc gives the memory back to
-            # the kernel each time, and decoding takes twice as long.
+            # As in a program, the last one lives until the next is there. Without that, malloc gives its memory back
+            # to the kernel each time, and decoding takes twice as long.
             last[0] = decoded(coded[count % 8]) if decode else encoded(images[count % 8])
             count += 1
         pipe.send({"fps": count / elapsed_s, "sender_cpu_ms": (cpu_ns(0) - cpu) / 1e6 / count})
