@@ -144,7 +144,8 @@ class Forwarding:
             self._groups.keep(
                 name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
             )
-        self._send([parts[0], header, payload], route.outlets)
+        for outlet in route.outlets:
+            outlet.audience.send([name, header, payload], stream=name)
 
     def _check_hops(self, hops: int) -> None:
         if hops >= self._limits.hops:

@@ -20,6 +20,8 @@ __all__ = ["Audience", "Subscription"]
 _BATCH: Final = 64
 _HEARD_S: Final = 0.005
 """How long subscriptions are heard before frames have their turn: nobody can hold up the others by sending more."""
+_SNDMORE: Final = int(zmq.SNDMORE)
+"""As a number: with the enumeration, each part costs 0.7 µs more."""
 _SUBSCRIBE: Final = b"\x01"
 _UNSUBSCRIBE: Final = b"\x00"
 
@@ -107,11 +109,16 @@ class Audience:
     def _complain(self, peer: Peer | None, error: WireError) -> None:
         self.peers.complaints.note(self.peers.describe(peer), error)
 
-    def send(self, parts: Sequence[Any]) -> None:
-        """Send a message, uncopied, to whoever is subscribed to it; its last part counts towards the backlog."""
+    def send(self, parts: Sequence[Any], *, stream: bytes = b"") -> None:
+        """Send a message to whoever is subscribed to it. `stream` is the topic of a frame.
+
+        Its last part is not copied, and counts towards the backlog. Of the small parts in front of it a copy costs less
+        than its avoidance.
+        """
+        send = self._socket.send
         for part in parts[:-1]:
-            self._socket.send(part, zmq.SNDMORE, copy=False)
-        self._socket.send(self.backlog.counted(parts[-1]), copy=False)
+            send(part, _SNDMORE)
+        send(self.backlog.counted(parts[-1], stream), copy=False)
 
     def may_replay(self, peer: Peer, size_bytes: int) -> bool:
         """Whether a replay of that size may be given to a peer; it is given the time that it takes."""

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 _MAX_REPORTED: Final = 1000
 _LOOK_S: Final = 0.01
+_MARK_BYTES: Final = 1024 * 1024
+"""Of each topic, one frame in so many bytes is tracked and stands for those before it ..."""
+_UNMARKED: Final = 4
+"""... and what came after the last one of each is at most such a part of the budget in all."""
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -37,7 +41,9 @@ _SIOCOUTQNSD: Final = 0x894B
 class Backlog:
     """Counts what an XPUB socket holds, and cuts off subscribers that are too far behind. Used by one thread.
 
-    Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget.
+    Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget. To be
+    told when ZeroMQ is done with a frame costs 15 µs and wakes a thread. As a connection takes the frames of one topic
+    in their order, it is enough to be told of some: each stands for those before it.
     """
 
     def __init__(self, peers: Peers, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,16 +51,29 @@ class Backlog:
         self._limits = limits
         self._clock = clock
         self._held: deque[tuple[Any, int]] = deque()
+        self._unmarked: dict[bytes, int] = {}
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
         self._behind: list[Peer] = []
         self._next_look = 0.0
 
-    def counted(self, payload: Any) -> Any:
-        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it."""
+    def counted(self, payload: Any, stream: bytes = b"") -> Any:
+        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it.
+
+        `stream` is the topic of a frame, which may be counted together with others of it; "" counts by itself.
+        """
         size = len(payload)
         if size < self._limits.counted_bytes:
             return payload
+        if stream:
+            unmarked = self._unmarked
+            size += unmarked.get(stream, 0)
+            if size < _MARK_BYTES and size * len(unmarked) * _UNMARKED < self._limits.queue_bytes:
+                unmarked[stream] = size
+                return payload
+            if len(unmarked) > self._limits.cameras:
+                unmarked.clear()
+            unmarked[stream] = 0
         data = payload.buffer if isinstance(payload, zmq.Frame) else payload
         frame = zmq.Frame(data, track=True, copy=False)
         while self._held and self._held[0][0].done:

@@ -45,6 +45,7 @@ Socket: TypeAlias = "zmq.Socket[bytes]"
 _RECEIVE_HWM: Final = 64
 _SUBSCRIPTIONS_HWM: Final = 16
 _OTHER_DESCRIPTORS: Final = 48
+_COPIED_BYTES: Final = 256 * 1024
 _POLLIN: Final = int(zmq.POLLIN)
 """As a number: with the enumeration, asking whether there is something costs 1 µs more."""
 
@@ -76,6 +77,8 @@ def make_xpub(context: zmq.Context[Socket], *, limits: Limits = LIMITS) -> Socke
     socket.setsockopt(zmq.RCVHWM, _SUBSCRIPTIONS_HWM)
     # Never to be changed while it lives: see camfabric.common.backlog, which bounds the bytes.
     socket.setsockopt(zmq.SNDHWM, limits.queue_messages)
+    # A copy costs less than to be told when ZeroMQ is done with the bytes, which wakes a thread.
+    socket.copy_threshold = _COPIED_BYTES
     # Without it a socket that connects keeps a dead peer's subscriptions and goes on encoding for nobody.
     socket.setsockopt(zmq.IMMEDIATE, 1)
     return socket

@@ -225,7 +225,7 @@ class Sender(threading.Thread):
         for header, payload in self._guarded(get):
             if not stream.watched:
                 continue
-            self._audience.send([stream.topic, header, payload])
+            self._audience.send([stream.topic, header, payload], stream=stream.topic)
             if stream is self._main:
                 self._rate.tick()
                 self.sent += 1

@@ -48,6 +48,11 @@ class _Fed:
         self._socket.send(b"cam/a/", zmq.SNDMORE)
         self._socket.send(self.backlog.counted(_FRAME), copy=False)
 
+    def send_counted(self, frame: bytes) -> None:
+        """Give it a frame of a stream, which may be counted with others."""
+        self._socket.send(b"cam/a/", zmq.SNDMORE)
+        self._socket.send(self.backlog.counted(frame, b"cam/a/"), copy=False)
+
     def is_taking(self) -> bool:
         """Whether the kernel has something for the subscriber that it does not take."""
         return bool(_unsent_bytes(next(iter(self.peers)).descriptor))
@@ -101,3 +106,21 @@ def test_who_takes_nothing_is_cut_off_after_a_while(fed: _Fed, eventually: Any) 
         fed.now += _CHECK_S
         assert fed.now - begin < 2 * TIMES.behind_s
     assert fed.now - begin >= TIMES.behind_s
+
+
+def test_a_frame_stands_for_those_of_its_stream_before_it(fed: _Fed, eventually: Any) -> None:
+    """Each of the frames is told of by itself, or by one that follows it on the same connection."""
+    frame = bytes(300_000)
+    for _ in range(40):
+        fed.send_counted(frame)
+    assert 20 * len(frame) <= fed.backlog.held_bytes() <= 40 * len(frame)  # the kernel has taken some of them
+    fed.subscriber.take(40 * (len(frame) + len(b"cam/a/") + 11))
+    eventually(lambda: fed.backlog.held_bytes() == 0)
+
+
+def test_what_many_streams_hold_uncounted_is_bounded_in_all(fed: _Fed) -> None:
+    frame = bytes(300_000)
+    for number in range(200):
+        fed.backlog.counted(frame, b"cam/%d/" % number)
+    kept = [fed.backlog.counted(frame, b"cam/%d/" % number) for number in range(200)]
+    assert all(isinstance(payload, zmq.Frame) for payload in kept)
