@@ -49,7 +49,7 @@ def _taking(subscriber: Subscriber, link: Link) -> Iterator[Take]:
 
 @contextlib.contextmanager
 def _receiver(link: Link) -> Iterator[Take]:
-    local = {"local": "never"} if HAS_LOCAL else {}
+    local = {"local": "off"} if HAS_LOCAL else {}
     with _taking(_open(link, **local), link) as take:
         yield take
 
