@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -210,7 +210,7 @@ def _save_sheet(folder: Path, show: _Show, statuses: dict[str, Status]) -> None:
     for status in statuses.values():
         sheet.hear(status)
     for seen in show.seen.values():
-        sheet.update(replace(seen.frame, decoded=decode(seen.frame)), fps=seen.rate.per_second())
+        sheet.update(seen.frame.replace(decoded=decode(seen.frame)), fps=seen.rate.per_second())
     path = folder / "camfabric-demo.png"
     try:
         write_file(path, cv2.imencode(".png", sheet.draw())[1].tobytes())

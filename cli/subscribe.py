@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -212,7 +211,7 @@ class _Thinning:
             return frame
         now = time.monotonic()
         missed, dropped = self._owed.pop(frame.camera, (0, 0))
-        frame = replace(frame, missed=frame.missed + missed, dropped=frame.dropped + dropped)
+        frame = frame.replace(missed=frame.missed + missed, dropped=frame.dropped + dropped)
         if now < self._next.get(frame.camera, 0.0):
             self._owed[frame.camera] = (frame.missed, frame.dropped + 1)
             return None

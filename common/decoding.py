@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from camfabric.common.codecs import Decoded, VideoDecoder, decode
@@ -111,7 +110,7 @@ class Decoding:
         self._last[camera] = (picture.epoch, picture.channel, picture.captured_monotonic_ns)
         if camera in self._owed:
             missed, dropped = self._owed.pop(camera)
-            picture = replace(picture, missed=picture.missed + missed, dropped=picture.dropped + dropped)
+            picture = picture.replace(missed=picture.missed + missed, dropped=picture.dropped + dropped)
         return picture
 
     def _owe(self, frame: Frame, *, dropped: int) -> None:
@@ -128,7 +127,7 @@ class Decoding:
         if frame.codec.is_intra:
             self._tracks.pop(frame.camera, None)
             try:
-                return replace(frame, decoded=decode(frame))
+                return frame.replace(decoded=decode(frame))
             except CodecError as error:
                 self._complain(frame.camera, error)
                 return None
@@ -191,4 +190,4 @@ class Decoding:
             self._complain(decoded.frame.camera, error)
             return None
         missed, dropped, track.missed, track.dropped = track.missed, track.dropped, 0, 0
-        return replace(frame, missed=missed, dropped=dropped)
+        return frame.replace(missed=missed, dropped=dropped)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from camfabric.common.errors import ConfigError
@@ -230,7 +230,7 @@ class Mailbox:
     def _with_debts(self, frame: Frame) -> Frame:
         box = self._boxes[frame.camera]
         if box.missed or box.dropped:
-            frame = replace(frame, missed=frame.missed + box.missed, dropped=frame.dropped + box.dropped)
+            frame = frame.replace(missed=frame.missed + box.missed, dropped=frame.dropped + box.dropped)
             box.missed = box.dropped = 0
         return frame
 

@@ -75,6 +75,7 @@ _DESCRIPTOR: Final = struct.Struct("<QQI4x")
 _PIXEL_BYTES: Final = {PixelFormat.GRAY8: 1, PixelFormat.GRAY16: 2, PixelFormat.BGR24: 3}
 _SHARED: Final = f"{SHM}/"
 _EMPTY_EXTRA: Final[Mapping[str, Any]] = {}
+_UNKNOWN: Final = Frame(camera="")
 _CONTAINERS: Final = frozenset({dict, list})
 _MAX_DEPTH: Final = 100
 """Maps and lists within each other. Python gives up at about a thousand, in places where nobody expects it: `repr`."""
@@ -255,7 +256,7 @@ def unpack_frame(
     extra_bytes = len(header) - _META_AT - _META_BYTES
     if header[0] != _HEADS[0][0] and not extra_bytes:
         raise WireError("header ends before its fields do", reason="header")
-    return Frame(
+    return _UNKNOWN.replace(
         camera=camera,
         channel=channel,
         codec=codec,

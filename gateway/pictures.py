@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.codecs import jpeg
@@ -106,7 +105,7 @@ class Maker:
             except CodecError as error:
                 self._complain(frame.camera, error)
                 picture = None
-        return picture and replace(picture, decoded=None), self._mailbox.has_more(frame.camera)
+        return picture and picture.replace(decoded=None), self._mailbox.has_more(frame.camera)
 
     def _done(self, future: asyncio.Future[tuple[Frame | None, bool]]) -> None:
         if self._closed or future.cancelled():
@@ -135,9 +134,7 @@ class Maker:
 
 
 def _as_jpeg(picture: Frame) -> Frame:
-    return replace(
-        picture,
-        codec=Codec.JPEG,
+    return picture.replace(codec=Codec.JPEG,
         pixel_format=PixelFormat.NONE,
         keyframe=True,
         payload=to_jpeg(picture.image),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any, Final
 
@@ -83,13 +84,20 @@ class Link:
             return TIMES.doubt_s
         return 2 * TIMES.look_s if self._dial is None else TIMES.status_s
 
-    def hear(self) -> None:
-        """Take in who connects."""
-        self._gate.answer()
-        self._peers.accept()
+    def hear(self, ready: Container[Socket | int]) -> bool:
+        """Take in who connects. Returns whether there may be subscriptions to be heard.
+
+        Args:
+            ready: those of `sockets` that are readable.
+        """
+        if self._gate.socket in ready:
+            self._gate.answer()
+        if self._peers.monitor in ready:
+            self._peers.accept()
         self.audience.backlog.look()
-        if self._dial is not None:
+        if self._dial is not None and self._dial.monitor in ready:
             self._dial.hear()
+        return self.socket in ready or self.audience.has_news
 
     def look(self) -> None:
         """Look at what the peers have sent."""

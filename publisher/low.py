@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from camfabric.common.codecs import Encoding, make_encoder
@@ -129,8 +129,7 @@ class Reducer(threading.Thread):
 
 def _captured(picture: Frame) -> Captured:
     image = picture.image
-    frame = replace(
-        picture, channel="low", seq=0, decoded=None, payload=None, keyframe=True, disposable=False,
+    frame = picture.replace(channel="low", seq=0, decoded=None, payload=None, keyframe=True, disposable=False,
         pts=None, dts=None, time_base=None, missed=0, dropped=0,
     )  # fmt: skip
     return Captured(frame, lambda: image)

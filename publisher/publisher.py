@@ -140,6 +140,7 @@ class Publisher:
         self._wall_offset_ns = 0
         self._has_pictures = False
         resize = functools.partial(resized, size=size) if size else None
+        self._blank = Frame(camera=self.camera, epoch=self.epoch)
         self._main = Stream(CAM, self.camera, self._encoder, resize=resize)
         self._shared: SharedStream | None = None
         if shared or (shared is None and own_keys is None and codec != COPY):
@@ -209,7 +210,7 @@ class Publisher:
         self._check_open()
         self._encoder.check(image)
         size = (image.shape[1], image.shape[0])
-        frame = self._checked(Frame(camera=self.camera), size, extra, captured_ns, captured_monotonic_ns)
+        frame = self._checked(self._blank, size, extra, captured_ns, captured_monotonic_ns)
         if copy:
             image = image.copy()
         self._offer(Captured(frame, lambda: image), image)
@@ -235,7 +236,7 @@ class Publisher:
             FabricError: its thread has failed.
         """
         self._check_open()
-        frame = self._checked(Frame(camera=self.camera), size, None, None, captured_monotonic_ns)
+        frame = self._checked(self._blank, size, None, None, captured_monotonic_ns)
         captured = Captured(frame, draw)
         if channel == LOW:
             self._offer_small(captured)
@@ -283,8 +284,7 @@ class Publisher:
         stream = self._packet_stream(channel)
         if len(payload) > LIMITS.payload_bytes or not 0 < size[0] * size[1] <= LIMITS.pixels:
             raise WireError(f"packet of {len(payload)} bytes, {size[0]} x {size[1]} px: too large", reason="size")
-        packet = Frame(
-            camera=self.camera,
+        packet = self._blank.replace(
             channel=channel,
             codec=codec,
             keyframe=keyframe or codec.is_intra,
@@ -340,11 +340,8 @@ class Publisher:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
-        frame = replace(
-            frame,
-            width=size[0],
+        frame = frame.replace(width=size[0],
             height=size[1],
-            epoch=self.epoch,
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
             extra=wire.copy_extra(extra) if extra else {},
@@ -383,7 +380,7 @@ class Publisher:
         small = self._small
         if small is None or (small.watched and not self._small_limit.admits(captured.frame.captured_monotonic_ns)):
             return
-        small.offer(replace(captured, frame=replace(captured.frame, channel=LOW)))
+        small.offer(replace(captured, frame=captured.frame.replace(channel=LOW)))
         if small.watched:
             self._waker.wake()
 

@@ -103,10 +103,11 @@ class Sender(threading.Thread):
             while not self._stop_asked:
                 wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
                 wait_s = min(wait_s, self._link.patience_s)
-                poller.poll(int(wait_s * 1000) + 1)
-                self._waker.clear()
-                self._link.hear()
-                self._hear()
+                ready = dict(poller.poll(int(wait_s * 1000) + 1))
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
+                if self._link.hear(ready):
+                    self._hear()
                 for stream in self._streams:
                     self._send(stream, stream.pull)
                 if self._shared is not None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from camfabric.common import wire
@@ -225,7 +225,7 @@ class Stream:
 
     def _numbered(self, frame: Frame, encoded_ns: int) -> tuple[Frame, Message]:
         """Give a coded frame its number, and keep it."""
-        frame = replace(frame, seq=self._next_seq, encoded_ns=encoded_ns)
+        frame = frame.replace(seq=self._next_seq, encoded_ns=encoded_ns)
         header = wire.pack_header(frame)
         self._next_seq += 1
         self._groups.keep(

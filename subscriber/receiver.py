@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import zmq
@@ -343,9 +343,7 @@ class Receiver(threading.Thread):
         for frame in frames:
             stream.received = True
             self._mailbox.put(
-                replace(
-                    frame,
-                    received_ns=frame.received_ns or time.time_ns(),
+                frame.replace(received_ns=frame.received_ns or time.time_ns(),
                     clock_offset_ns=self._clocks.offset_ns(frame),
                 )
             )

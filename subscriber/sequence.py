@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from camfabric.common.frame import Frame
 from camfabric.common.settings import LIMITS, Limits
@@ -69,7 +68,7 @@ class Sequence:
         missed = max(keyframe.seq - self._last - 1, 0) if self._begun else 0
         self._last = keyframe.seq
         self._begun, self.waiting, self._from_keyframe = True, False, False
-        return keyframe if missed == keyframe.missed else replace(keyframe, missed=missed)
+        return keyframe if missed == keyframe.missed else keyframe.replace(missed=missed)
 
     def _hold(self, frame: Frame) -> None:
         size = frame.held_bytes

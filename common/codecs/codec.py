@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from camfabric.common.codecs import jpeg, raw
@@ -87,9 +87,7 @@ class _StillEncoder:
     def encode(self, frame: Frame, image: Image, /, *, keyframe: bool) -> list[Frame]:
         pixel_format = self._still.check(image)
         return [
-            replace(
-                frame,
-                codec=self._codec,
+            frame.replace(codec=self._codec,
                 pixel_format=pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
                 width=image.shape[1],
                 height=image.shape[0],

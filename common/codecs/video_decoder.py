@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,7 +53,7 @@ class Decoded:
             image = self.picture.to_ndarray(format="gray" if grey else "bgr24", threads=1)
         except (ValueError, OSError) as error:
             raise CodecError(f"{self.frame.camera}: {error}", codec=self.frame.codec.label) from error
-        return replace(self.frame, decoded=image)
+        return self.frame.replace(decoded=image)
 
 
 def _require_pyav(camera: str, codec: Codec) -> Any:

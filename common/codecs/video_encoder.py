@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -193,8 +193,7 @@ class VideoEncoder:
             self._last_pts = picture.pts
             if keyframe:
                 picture.pict_type = av.video.frame.PictureType.I
-            self._pending[picture.pts] = replace(
-                frame, codec=codec, pixel_format=PixelFormat.NONE, width=width, height=height, decoded=None
+            self._pending[picture.pts] = frame.replace(codec=codec, pixel_format=PixelFormat.NONE, width=width, height=height, decoded=None
             )
             return [self._packed(packet) for packet in self._context.encode(picture)]
         except (av.FFmpegError, OSError, ValueError, KeyError) as error:
@@ -207,9 +206,7 @@ class VideoEncoder:
         payload = bytes(packet)
         if packet.is_keyframe and not parameter_sets(frame.codec, payload):
             payload = bytes(self._context.extradata or b"") + payload
-        return replace(
-            frame,
-            keyframe=packet.is_keyframe,
+        return frame.replace(keyframe=packet.is_keyframe,
             disposable=not packet.is_keyframe and is_disposable(frame.codec, payload),
             pts=packet.pts,
             dts=packet.dts,
