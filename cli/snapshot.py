@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from camfabric.cli.listing import list_cameras
 from camfabric.cli.options import Access, From, Insecure, Key, Keys, ServerKeys, from_default, positive
 from camfabric.cli.output import write_bytes, write_file, write_line
 from camfabric.cli.signals import stopped_by_signals
@@ -34,7 +35,7 @@ _PATIENCE_S: Final = 0.2
 """Between two looks at whether it is worth waiting."""
 _ENDINGS: Final = (".jpg", ".jpeg", ".png")
 _QUALITY: Final = 95
-_NAMES_S: Final = 0.5
+_NAMES_S: Final = 0.6
 """How long other cameras' names are asked for, where there is none of this name."""
 
 
@@ -148,24 +149,13 @@ def _why_nothing(
         return f"no picture of {camera} within {timeout:g} s; it is {status.state}{why}"
     if troubles:
         return "; ".join(troubles)
-    names, is_broker_there = _names(endpoints, access)
-    if not names and not is_broker_there:
+    listing = list_cameras(endpoints, wait_s=_NAMES_S, access=access)
+    if not listing.cameras and not listing.has_broker:
         return f"no camera and no broker answers at {', '.join(endpoints)}"
+    names = [status.camera for status in listing.cameras]
     near = sorted(name for name in names if name.startswith(f"{camera}/")) or difflib.get_close_matches(camera, names)
     hint = f": is it {' or '.join(near[:3])}?" if near else "; camfabric ls shows which there are"
     return f"there is no camera {camera} at {', '.join(endpoints)}{hint}"
-
-
-def _names(endpoints: list[str], access: Access) -> tuple[list[str], bool]:
-    """Which cameras there are, and whether there is a broker."""
-    from camfabric.subscriber import Subscriber
-
-    with Subscriber(endpoints, channel=None, **access) as subscriber:
-        end = time.monotonic() + _NAMES_S
-        while time.monotonic() < end and not subscriber.cameras():
-            time.sleep(0.02)
-        time.sleep(0.1)  # all who are there answer at once
-        return list(subscriber.cameras()), subscriber.brokers() > 0
 
 
 def _require_young(frame: Frame, status: Status | None, max_age: float | None) -> None:
