@@ -196,10 +196,10 @@ def _coded(frame: Frame, ending: str) -> bytes:
     if frame.codec is Codec.JPEG and ending != ".png":
         return bytes(frame.payload)
     import cv2
-    import numpy as np
 
-    image = frame.image
-    if ending != ".png" and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)  # JPEG has 8 bits
-    options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    return cv2.imencode(ending, image, options)[1].tobytes()
+    from camfabric.common.codecs.image import to_8_bit
+
+    if ending == ".png":
+        return cv2.imencode(ending, frame.image)[1].tobytes()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    return cv2.imencode(ending, to_8_bit(frame.image), options)[1].tobytes()
