@@ -10,7 +10,7 @@ import typer
 
 from camfabric.cli.listing import list_cameras
 from camfabric.cli.options import Access, Filters, From, Insecure, Json, Key, Keys, ServerKeys, from_default, positive
-from camfabric.cli.output import write_line
+from camfabric.cli.output import rate_text, write_line
 from camfabric.common.errors import FabricError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _table(cameras: list[Status]) -> str:
             reason = f"{reason}; without keys" if reason else "without keys"
         watched = "yes" if status.watched else "no"
         rows.append(
-            (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)
+            (status.camera, status.state, rate_text(status.fps_in), size, status.codec, status.source, watched, reason)
         )
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

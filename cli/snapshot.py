@@ -35,8 +35,9 @@ _PATIENCE_S: Final = 0.2
 """Between two looks at whether it is worth waiting."""
 _ENDINGS: Final = (".jpg", ".jpeg", ".png")
 _QUALITY: Final = 95
-_NAMES_S: Final = 0.6
-"""How long other cameras' names are asked for, where there is none of this name."""
+_NAMES_S: Final = 1.2
+"""How long other cameras' names are asked for, where there is none of this name: a broker says each second that it is
+there."""
 
 
 def snapshot(
