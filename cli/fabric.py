@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
+from camfabric.cli.extras import has_web
 from camfabric.common.endpoint import parse_endpoint
 from camfabric.common.errors import EndpointError, FabricError
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS
@@ -31,7 +31,6 @@ _SOURCE: Final = "test://?size=1280x720&fps=30"
 _LOW: Final = "640x360@5"
 """Four of them fill a screen."""
 _PAGE: Final = "tcp://127.0.0.1:8080"
-_PAGE_NEEDS: Final = ("aiohttp", "prometheus_client")
 _END_S: Final = 3.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -84,7 +83,7 @@ class Fabric:
         self._ports = _Ports()
         publishers = self._ports.free(BROKER_PUBLISHERS)
         self.subscribers: Final = self._ports.free(BROKER_SUBSCRIBERS)
-        has_page = all(importlib.util.find_spec(module) is not None for module in _PAGE_NEEDS)
+        has_page = has_web()
         self.page: Final = self._ports.free(_PAGE).removeprefix("tcp://") if has_page else ""
         """HOST:PORT, or "" without the gateway."""
         self.open_when_there = False

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from camfabric.cli.options import Filters, From, Insecure, Json, Key, Keys, ServerKeys, from_default, positive
-from camfabric.cli.output import write_line
+from camfabric.cli.listing import list_cameras
+from camfabric.cli.options import Access, Filters, From, Insecure, Json, Key, Keys, ServerKeys, from_default, positive
+from camfabric.cli.output import rate_text, write_line
 from camfabric.common.errors import FabricError
 
 if TYPE_CHECKING:
     from camfabric.common.status import Status
 
 __all__ = ["ls"]
-
-_QUIET_S: Final = 0.3
-"""All who are there answer a subscription at once; this long after the last answer, none is to come."""
 
 
 def ls(
@@ -39,31 +35,14 @@ def ls(
     """List the cameras, with their state."""
     positive(wait, "--wait")
     from camfabric.common.status import LIVE
-    from camfabric.subscriber import Subscriber
 
-    heard = threading.Event()
     endpoints = from_default(from_)
-    with Subscriber(
-        endpoints,
-        cameras=filters or (),
-        channel=None,
-        key=key,
-        server_key=server_key,
-        keys=keys,
-        insecure=insecure,
-        on_status=lambda _: heard.set(),
-    ) as subscriber:
-        end = time.monotonic() + wait
-        while time.monotonic() < end and heard.wait(_QUIET_S if subscriber.cameras() else end - time.monotonic()):
-            heard.clear()
-            if subscriber.cameras() and time.monotonic() > end - wait + 1.0:
-                break
-        cameras = list(subscriber.cameras().values())
-        broker_there = subscriber.brokers() > 0
-        troubles = subscriber.troubles()
-    if not cameras and not broker_there:
-        if troubles:
-            raise FabricError("; ".join(troubles))
+    access = Access(key=key, server_key=server_key, keys=keys, insecure=insecure)
+    listing = list_cameras(endpoints, filters=filters or (), wait_s=wait, access=access)
+    cameras = listing.cameras
+    if not cameras and not listing.has_broker:
+        if listing.troubles:
+            raise FabricError("; ".join(listing.troubles))
         raise FabricError(f"no camera and no broker answers at {', '.join(endpoints)}")
     for status in cameras if json_ else ():
         write_line(json.dumps(asdict(status), ensure_ascii=False))
@@ -85,7 +64,7 @@ def _table(cameras: list[Status]) -> str:
             reason = f"{reason}; without keys" if reason else "without keys"
         watched = "yes" if status.watched else "no"
         rows.append(
-            (status.camera, status.state, f"{status.fps_in:.1f}", size, status.codec, status.source, watched, reason)
+            (status.camera, status.state, rate_text(status.fps_in), size, status.codec, status.source, watched, reason)
         )
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

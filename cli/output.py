@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OutputClosed", "write_bytes", "write_file", "write_line"]
+__all__ = ["OutputClosed", "rate_text", "write_bytes", "write_file", "write_line"]
 
 
 class OutputClosed(Exception):
@@ -52,3 +52,8 @@ def write_line(line: str) -> None:
         # What is still in the buffer must not fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputClosed from None
+
+
+def rate_text(per_second: float) -> str:
+    """A rate for a table; that of a slow camera does not become 0."""
+    return f"{per_second:.1f}" if per_second >= 1 or not per_second else f"{per_second:.2g}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import importlib.util
 import sys
 from typing import Annotated
 
 import typer
 
+from camfabric.cli.extras import require_web
 from camfabric.cli.output import write_line
 from camfabric.common.errors import ConfigError
 
@@ -23,8 +23,7 @@ def password(
     ] = None,
 ) -> None:
     """Ask for a password, or read it from standard input, and print a line for --password-file."""
-    if importlib.util.find_spec("aiohttp") is None:
-        raise ConfigError("camfabric password needs the extra 'web': pip install 'camfabric[web]'", setting="web")
+    require_web("password")
     from camfabric.gateway.accounts import check_name, make_line
 
     check_name(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from camfabric.cli.listing import list_cameras
 from camfabric.cli.options import Access, From, Insecure, Key, Keys, ServerKeys, from_default, positive
 from camfabric.cli.output import write_bytes, write_file, write_line
 from camfabric.cli.signals import stopped_by_signals
@@ -34,8 +35,9 @@ _PATIENCE_S: Final = 0.2
 """Between two looks at whether it is worth waiting."""
 _ENDINGS: Final = (".jpg", ".jpeg", ".png")
 _QUALITY: Final = 95
-_NAMES_S: Final = 0.5
-"""How long other cameras' names are asked for, where there is none of this name."""
+_NAMES_S: Final = 1.2
+"""How long other cameras' names are asked for, where there is none of this name: a broker says each second that it is
+there."""
 
 
 def snapshot(
@@ -148,24 +150,13 @@ def _why_nothing(
         return f"no picture of {camera} within {timeout:g} s; it is {status.state}{why}"
     if troubles:
         return "; ".join(troubles)
-    names, is_broker_there = _names(endpoints, access)
-    if not names and not is_broker_there:
+    listing = list_cameras(endpoints, wait_s=_NAMES_S, access=access)
+    if not listing.cameras and not listing.has_broker:
         return f"no camera and no broker answers at {', '.join(endpoints)}"
+    names = [status.camera for status in listing.cameras]
     near = sorted(name for name in names if name.startswith(f"{camera}/")) or difflib.get_close_matches(camera, names)
     hint = f": is it {' or '.join(near[:3])}?" if near else "; camfabric ls shows which there are"
     return f"there is no camera {camera} at {', '.join(endpoints)}{hint}"
-
-
-def _names(endpoints: list[str], access: Access) -> tuple[list[str], bool]:
-    """Which cameras there are, and whether there is a broker."""
-    from camfabric.subscriber import Subscriber
-
-    with Subscriber(endpoints, channel=None, **access) as subscriber:
-        end = time.monotonic() + _NAMES_S
-        while time.monotonic() < end and not subscriber.cameras():
-            time.sleep(0.02)
-        time.sleep(0.1)  # all who are there answer at once
-        return list(subscriber.cameras()), subscriber.brokers() > 0
 
 
 def _require_young(frame: Frame, status: Status | None, max_age: float | None) -> None:
@@ -206,10 +197,10 @@ def _coded(frame: Frame, ending: str) -> bytes:
     if frame.codec is Codec.JPEG and ending != ".png":
         return bytes(frame.payload)
     import cv2
-    import numpy as np
 
-    image = frame.image
-    if ending != ".png" and image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)  # JPEG has 8 bits
-    options = [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    return cv2.imencode(ending, image, options)[1].tobytes()
+    from camfabric.common.codecs.image import to_8_bit
+
+    if ending == ".png":
+        return cv2.imencode(ending, frame.image)[1].tobytes()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    return cv2.imencode(ending, to_8_bit(frame.image), options)[1].tobytes()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from camfabric.cli.options import Duration, Filters, From, Insecure, Key, Keys, ServerKeys, from_default, positive
+from camfabric.cli.output import rate_text
 from camfabric.cli.signals import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _table(cameras: dict[str, Status], rates: _Rates, endpoints: str, *, wide: b
     cells: dict[str, Callable[[Status], str]] = {
         "camera": lambda status: status.camera,
         "state": state_cell,
-        "fps in": lambda status: f"{status.fps_in:.1f}",
+        "fps in": lambda status: rate_text(status.fps_in),
         "fps out": lambda status: f"{status.fps_out:.1f}",
         "Mbit/s": lambda status: f"{rates.mbit_s(status):.1f}",
         "size": lambda status: f"{status.width}x{status.height}" if status.width else "-",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from camfabric.cli.extras import require_web
 from camfabric.cli.options import From, Insecure, Key, Keys, ServerKeys, from_default
 from camfabric.cli.signals import reloaded_by_signals, stopped_by_signals
-from camfabric.common.errors import ConfigError
 
 __all__ = ["web"]
 
@@ -53,8 +52,7 @@ def web(
     insecure: Insecure = False,
 ) -> None:
     """Show the cameras in browsers, and serve snapshots and MJPEG."""
-    if any(importlib.util.find_spec(module) is None for module in ("aiohttp", "prometheus_client")):
-        raise ConfigError("camfabric web needs the extra 'web': pip install 'camfabric[web]'", setting="web")
+    require_web("web")
     import asyncio
 
     from camfabric.gateway import Gateway, GatewaySettings

@@ -25,7 +25,6 @@ class Caller:
     """What he has proved to know: where that changes, he is not let in any more."""
     session: bytes = field(default=b"", repr=False)
     """By what his session is found, where he came by cookie."""
-
     address: str = ""
     """Where he comes from, as `network_of` counts it."""
 
@@ -51,11 +50,14 @@ def is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
-        return not address or address == str(ipaddress.ip_network(("::1", 64), strict=False))
+        return not address
 
 
 def network_of(address: str) -> str:
-    """What an address is counted as: one of IPv6 as its network of 64 bits, for its holder has all of these."""
+    """What an address is counted as: one of IPv6 as its network of 64 bits, for its holder has all of these.
+
+    Loopback stays as it is.
+    """
     try:
         number = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -64,6 +66,8 @@ def network_of(address: str) -> str:
         return address
     if number.ipv4_mapped is not None:
         return str(number.ipv4_mapped)
+    if number.is_loopback:
+        return str(number)
     return str(ipaddress.ip_network((int(number), 64), strict=False))
 
 

@@ -15,6 +15,7 @@ __all__ = ["Cameras"]
 _FPS_STEP: Final = 0.04
 """A rate that differs by less than this part of it is no news."""
 _WHOLE_FPS: Final = 10
+"""From here on without decimals."""
 
 
 @dataclass(slots=True)
@@ -97,10 +98,17 @@ def _shown(status: Status, fps: float) -> dict[str, object]:
         "codec": status.codec,
         "width": status.width,
         "height": status.height,
-        "fps": round(fps, 1) if fps < _WHOLE_FPS else round(fps),
+        "fps": _rounded(fps),
         "low": status.low,
         "source": status.source,
         "watched": status.watched,
         "insecure": status.insecure,
         "rivals": status.rivals,
     }
+
+
+def _rounded(fps: float) -> float:
+    """A rate in few digits, but not so few that a slow one becomes 0: it says how old a camera's picture may be."""
+    if fps < 1:
+        return float(f"{fps:.2g}")
+    return round(fps, 1) if fps < _WHOLE_FPS else round(fps)

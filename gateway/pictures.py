@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.codecs import jpeg
+from camfabric.common.codecs.image import to_8_bit
 from camfabric.common.decoding import Decoding
 from camfabric.common.errors import CodecError, WireError
 from camfabric.common.frame import Codec, Frame, PixelFormat
@@ -148,6 +149,4 @@ def to_jpeg(image: Image) -> memoryview:
     Raises:
         CodecError: it cannot be encoded.
     """
-    if image.dtype.itemsize == 2:
-        image = (image >> 8).astype("uint8")
-    return jpeg.encode(image, quality=DEFAULT_QUALITY)
+    return jpeg.encode(to_8_bit(image), quality=DEFAULT_QUALITY)

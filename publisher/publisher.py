@@ -408,7 +408,7 @@ class Publisher:
             codec=main.codec or ("jpeg" if self.codec == COPY and self._has_pictures else self.codec),
             width=self._shape[0],
             height=self._shape[1],
-            fps_in=round(self._pulse.per_second(), 2) if state == LIVE else 0.0,
+            fps_in=round(self._pulse.per_second(), 6) if state == LIVE else 0.0,
             fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
             sent=sender.sent,
             sent_bytes=sender.sent_bytes,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cv2
 import numpy as np
 
+from camfabric.common.codecs.image import to_8_bit
 from camfabric.common.frame import Frame
 from camfabric.common.labels import put_text, text_width
 from camfabric.common.stats import Rate
@@ -211,9 +212,7 @@ def _fit(tile: _Tile, width: int, height: int) -> tuple[Any, int, int]:
     assert tile.frame is not None  # noqa: S101  (the caller has looked)
     wanted = (id(tile.frame), tile.frame.seq, width, height)
     if tile.fitted_for != wanted:
-        image: Any = tile.frame.image
-        if image.dtype != np.uint8:
-            image = (image >> 8).astype(np.uint8)
+        image: Any = to_8_bit(tile.frame.image)
         scale = min(width / image.shape[1], height / image.shape[0])
         size = (max(int(image.shape[1] * scale), 1), max(int(image.shape[0] * scale), 1))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

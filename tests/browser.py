@@ -89,16 +89,24 @@ class Tab:
         self._answers[answer.get("id", 0)] = answer
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression in the tab."""
+        """The value of an expression in the tab. Asked again where the page was exchanged for another one meanwhile."""
+        end = time.monotonic() + 10
+        while True:
+            answer = self._ask(expression, end)
+            if "result" in answer:
+                return answer["result"]["result"].get("value")
+            assert time.monotonic() < end, f"{expression}: {answer}"
+
+    def _ask(self, expression: str, end: float) -> dict[str, Any]:
         self._count += 1
         parameters = {"expression": expression, "returnByValue": True}
         message = json.dumps({"id": self._count, "method": "Runtime.evaluate", "params": parameters})
         self._session.send("Target.sendMessageToTarget", {"sessionId": self._id, "message": message})
-        end = time.monotonic() + 10
         while self._count not in self._answers:
             assert time.monotonic() < end, f"no answer to {expression}"
             self._pump.wait_for_timeout(10)
-        return self._answers.pop(self._count)["result"]["result"].get("value")
+        answer: dict[str, Any] = self._answers.pop(self._count)
+        return answer
 
     def hide(self) -> None:
         """Open another tab before it."""

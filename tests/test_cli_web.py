@@ -109,11 +109,12 @@ def test_an_address_that_is_taken_is_status_1(camfabric: StartProcess, eventuall
     assert first.end() == 0
 
 
+@pytest.mark.parametrize("missing", ["aiohttp", "prometheus_client"])
 def test_without_the_extra_it_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "aiohttp" else found(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else found(name))
     for command in (["web"], ["password", "anna"]):
         assert main(command) == 2
         (line,) = capsys.readouterr().err.splitlines()

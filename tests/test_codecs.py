@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camfabric.common.codecs import Encoding, by_name, decode, jpeg, make_encoder, names, raw
+from camfabric.common.codecs.image import to_8_bit
 from camfabric.common.errors import CodecError, ConfigError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
@@ -112,6 +113,15 @@ def test_what_is_no_array_is_refused_by_its_type(thing: Any) -> None:
 def test_16_bits_go_raw_alone() -> None:
     with pytest.raises(CodecError, match=r"\(4, 6\), dtype uint16: .*codec='raw'"):
         jpeg.check(np.zeros((4, 6), np.uint16))
+
+
+def test_of_16_bits_the_higher_8_are_a_picture() -> None:
+    depth = np.array([[0, 0x00FF, 0x0100], [0x7FFF, 0x8000, 0xFFFF]], "<u2")
+    got = to_8_bit(depth)
+    assert got.dtype == np.uint8
+    assert got.tolist() == [[0, 0, 1], [0x7F, 0x80, 0xFF]]
+    for image in (_ramp(4, 6), _ramp(4, 6, 1)):
+        assert to_8_bit(image) is image
 
 
 def test_too_many_pixels_are_refused() -> None:

@@ -280,6 +280,8 @@ def test_whose_share_is_used_up() -> None:
     assert Caller(address=network_of("2001:db8::1")).holder == Caller(address=network_of("2001:db8::2")).holder != ""
     for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", ""):
         assert Caller(address=network_of(address)).holder == ""
+    assert network_of("::1") == "::1"
+    assert Caller(address=network_of("::2")).holder != ""
 
 
 # Changes

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from camfabric.common.errors import WireError
 from camfabric.common.frame import Codec
+from camfabric.common.status import Status
 from camfabric.gateway import protocol
+from camfabric.gateway.cameras import Cameras
 from camfabric.gateway.protocol import Ack, Hello, Watch, WatchedStream, parse_message
 
 
@@ -152,3 +154,14 @@ def test_texts_are_json() -> None:
     assert parsed[0]["user"] == parsed[3]["gone"][0] == parsed[4]["text"] == name
     assert parsed[1]["user"] is None
     assert parsed[2]["cameras"] == [{"name": name}] * 2
+
+
+@pytest.mark.parametrize(
+    ("fps", "told"),
+    [(0.0, 0), (0.01, 0.01), (0.0467, 0.047), (0.333, 0.33), (0.999, 1), (1.26, 1.3), (9.96, 10), (29.97, 30)],
+)
+def test_a_rate_is_told_in_few_digits_and_a_slow_ones_is_not_0(fps: float, told: float) -> None:
+    cameras = Cameras()
+    cameras.heard(Status(camera="a", fps_in=fps))
+    (text,) = cameras.texts(["a"])
+    assert json.loads(text)["fps"] == told

@@ -1,4 +1,4 @@
-"""What an array must be to be a picture."""
+"""What an array must be to be a picture, and a picture of 16 bits in 8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from camfabric.common.settings import LIMITS
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["pixel_format_of"]
+__all__ = ["pixel_format_of", "to_8_bit"]
 
 
 def pixel_format_of(image: Any, *, codec: str) -> PixelFormat:
@@ -40,3 +40,10 @@ def pixel_format_of(image: Any, *, codec: str) -> PixelFormat:
     if picture.shape[0] * picture.shape[1] > LIMITS.pixels:
         raise CodecError(f"{got}: more than {LIMITS.pixels} pixels", codec=codec)
     return pixel_format
+
+
+def to_8_bit(image: Image) -> Image:
+    """A picture as uint8: of (H, W) uint16 the higher 8 bits, in a new array; any other is returned as it is."""
+    if image.dtype.itemsize == 1:
+        return image
+    return (image >> 8).astype("uint8")

@@ -12,6 +12,7 @@ const TOAST_MS = 4000;
 const IDLE_MS = 3000;
 const SWIPE_PX = 60;
 const GAP_PX = 6;
+const BAD = ["offline", "stalled", "stale"]; // states of a tile
 const METHODS = ["webcodecs", "mse", "jpeg"];
 
 const $ = (id) => document.getElementById(id);
@@ -237,14 +238,14 @@ function tick() {
     for (const [name, tile] of tiles) {
         const before = tile.root.dataset.state;
         const changed = tile.update(nowMs, isLinked, trouble !== "");
-        const isBad = ["offline", "stalled", "stale"].includes(tile.root.dataset.state);
+        const isBad = BAD.includes(tile.root.dataset.state);
         // Of what is not on the screen, the gateway's word is all there is.
         tree.mark(name, tile.root.dataset.state === "resting" ? tile.status.state : tile.root.dataset.state);
         if (left.has(name)) {
             counts.bad += isBad;
             counts.live += !isBad && tile.status.state !== "idle";
         }
-        if (changed !== null && before !== undefined && (isBad || (changed === "live" && ["offline", "stalled", "stale"].includes(before)))) {
+        if (changed !== null && before !== undefined && (isBad || (changed === "live" && BAD.includes(before)))) {
             changes.push(`${name}: ${changed === "live" ? "live again" : `${tile.word.textContent} ${tile.reason.textContent}`}`);
         }
     }
