@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +23,12 @@ from camfabric.broker.outlet import Outlet
 from camfabric.broker.permissions import Cameras
 from camfabric.broker.ports import Port, Ports
 from camfabric.broker.removals import only_removals
+from camfabric.common.allocator import keep_freed_memory
 from camfabric.common.errors import ConfigError, FabricError
 from camfabric.common.groups import Groups
 from camfabric.common.keys import server_keys
 from camfabric.common.settings import BROKER_PUBLISHERS, BROKER_SUBSCRIBERS, LIMITS, TIMES, Limits
-from camfabric.common.sockets import Waker, room_for_connections
+from camfabric.common.sockets import Waker, Watch, room_for_connections
 from camfabric.common.zap import Gate
 
 __all__ = ["Broker"]
@@ -71,6 +71,7 @@ class Broker:
         insecure: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
+        keep_freed_memory()
         self._path = None if config is None else Path(config)
         self._folder = None if keys is None else Path(keys)
         self._insecure_asked = insecure
@@ -94,7 +95,7 @@ class Broker:
         self._stop_asked = False
         self._reload_asked = False
         self._next_keys = 0.0
-        self._poller = zmq.Poller()
+        self._watch = Watch()
         # With keys, what comes in and what goes out are each as much work as one thread can do.
         self._context: zmq.Context[Any] = zmq.Context(1 if self._keys is None else 2)
         self._gate = Gate(self._context)
@@ -154,13 +155,13 @@ class Broker:
 
     def run(self) -> None:
         """Forward until `stop`; then close everything."""
-        self._poller.register(self._waker.fileno(), zmq.POLLIN)
-        self._poller.register(self._gate.socket, zmq.POLLIN)
+        self._watch.register(self._waker.fileno())
+        self._watch.register(self._gate.socket, quiet=True)
         next_tick = next_word = time.monotonic()
         try:
             while not self._stop_asked:
                 wait_s = min(next_tick + _TICK_S - time.monotonic(), self._pause_s())
-                ready = dict(self._poller.poll(math.ceil(max(0.0, wait_s) * 1000)))
+                ready = self._watch.wait(wait_s)
                 if self._gate.socket in ready:
                     self._gate.answer()
                 self._serve(ready)
@@ -183,7 +184,7 @@ class Broker:
         doubt = any(outlet.peers.in_doubt for outlet in self._ports.outlets)
         return TIMES.doubt_s if doubt else 2 * TIMES.look_s
 
-    def _serve(self, ready: dict[Any, int]) -> None:
+    def _serve(self, ready: Container[Any]) -> None:
         for outlet in self._ports.outlets:
             if outlet.monitor in ready:
                 outlet.peers.accept()
@@ -271,14 +272,16 @@ class Broker:
                 self._demand.change(inlet, Cameras(believed[inlet.endpoint]))
 
     def _begin(self, port: Port) -> None:
-        self._poller.register(port.socket, zmq.POLLIN)
-        self._poller.register(port.monitor, zmq.POLLIN)
+        self._watch.register(port.socket)
+        if port.monitor is not None:
+            self._watch.register(port.monitor, quiet=True)
         if not isinstance(port, Outlet):
             self._demand.begin(port)
 
     def _end(self, port: Port) -> None:
-        self._poller.unregister(port.socket)
-        self._poller.unregister(port.monitor)
+        self._watch.unregister(port.socket)
+        if port.monitor is not None:
+            self._watch.unregister(port.monitor)
         if isinstance(port, Outlet):
             self._demand.end(port)
         port.close()

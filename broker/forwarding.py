@@ -145,7 +145,7 @@ class Forwarding:
                 name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
             )
         for outlet in route.outlets:
-            outlet.audience.send([name, header, payload], stream=name)
+            outlet.audience.send([name, header, payload])
 
     def _check_hops(self, hops: int) -> None:
         if hops >= self._limits.hops:

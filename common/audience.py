@@ -109,8 +109,8 @@ class Audience:
     def _complain(self, peer: Peer | None, error: WireError) -> None:
         self.peers.complaints.note(self.peers.describe(peer), error)
 
-    def send(self, parts: Sequence[Any], *, stream: bytes = b"") -> None:
-        """Send a message to whoever is subscribed to it. `stream` is the topic of a frame.
+    def send(self, parts: Sequence[Any]) -> None:
+        """Send a message to whoever is subscribed to it.
 
         Its last part is not copied, and counts towards the backlog. Of the small parts in front of it a copy costs less
         than its avoidance.
@@ -118,7 +118,7 @@ class Audience:
         send = self._socket.send
         for part in parts[:-1]:
             send(part, _SNDMORE)
-        send(self.backlog.counted(parts[-1], stream), copy=False)
+        send(self.backlog.counted(parts[-1]), copy=False)
 
     def may_replay(self, peer: Peer, size_bytes: int) -> bool:
         """Whether a replay of that size may be given to a peer; it is given the time that it takes."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import random
 import struct
 import sys
 import termios
@@ -30,10 +31,12 @@ logger = logging.getLogger(__name__)
 
 _MAX_REPORTED: Final = 1000
 _LOOK_S: Final = 0.01
-_MARK_BYTES: Final = 1024 * 1024
-"""Of each topic, one frame in so many bytes is tracked and stands for those before it ..."""
-_UNMARKED: Final = 4
-"""... and what came after the last one of each is at most such a part of the budget in all."""
+_MARKED_BYTES: Final = 2 * 1024 * 1024
+"""A frame from this size on is tracked; of smaller ones ..."""
+_MARK_BYTES: Final = 8 * 1024 * 1024
+"""... one in about so many bytes, which stands for the others ..."""
+_MOST_UNMARKED: Final = 2
+"""... and never more than twice as many without one."""
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -42,8 +45,8 @@ class Backlog:
     """Counts what an XPUB socket holds, and cuts off subscribers that are too far behind. Used by one thread.
 
     Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget. To be
-    told when ZeroMQ is done with a frame costs 15 µs and wakes a thread. As a connection takes the frames of one topic
-    in their order, it is enough to be told of some: each stands for those before it.
+    told when ZeroMQ is done with a frame wakes a thread, which costs more than to pass on the frame where the cores are
+    busy. So a sample is tracked, by the byte, and each of the sample stands for as much as lies between two.
     """
 
     def __init__(self, peers: Peers, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,35 +54,52 @@ class Backlog:
         self._limits = limits
         self._clock = clock
         self._held: deque[tuple[Any, int]] = deque()
-        self._unmarked: dict[bytes, int] = {}
+        self._unmarked = 0
+        self._next_mark = 0
+        self._was_choked = False
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
         self._behind: list[Peer] = []
         self._next_look = 0.0
 
-    def counted(self, payload: Any, stream: bytes = b"") -> Any:
-        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it.
-
-        `stream` is the topic of a frame, which may be counted together with others of it; "" counts by itself.
-        """
+    def counted(self, payload: Any) -> Any:
+        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it."""
         size = len(payload)
         if size < self._limits.counted_bytes:
             return payload
-        if stream:
-            unmarked = self._unmarked
-            size += unmarked.get(stream, 0)
-            if size < _MARK_BYTES and size * len(unmarked) * _UNMARKED < self._limits.queue_bytes:
-                unmarked[stream] = size
-                return payload
-            if len(unmarked) > self._limits.cameras:
-                unmarked.clear()
-            unmarked[stream] = 0
+        self._unmarked += size
+        if size < _MARKED_BYTES and self._unmarked < self._next_mark:
+            return payload
+        size, self._unmarked = self._unmarked, 0
+        # As at random as can be: cameras come in turn, and none is to be left out.
+        self._next_mark = min(int(random.expovariate(1 / _MARK_BYTES)), _MOST_UNMARKED * _MARK_BYTES)
         data = payload.buffer if isinstance(payload, zmq.Frame) else payload
         frame = zmq.Frame(data, track=True, copy=False)
-        while self._held and self._held[0][0].done:
-            self._held.popleft()
+        self._is_waiting()
         self._held.append((frame.tracker, size))
         return frame
+
+    def is_choked(self, stream: bytes) -> bool:
+        """Whether a picture of this topic would only wait: a large frame does, and all that take it are busy.
+
+        Where one of them has been sent everything, the others are not to hold it up.
+        """
+        was_choked, self._was_choked = self._was_choked, False
+        if not self._is_waiting() and not was_choked:
+            return False
+        takers = [peer for peer in self._peers if stream.startswith(tuple(peer.prefixes))]
+        if not self._held:
+            for peer in takers:  # all that was given to them is on its way: they are no further behind than their link
+                peer.behind_since = None
+            return False
+        self._was_choked = bool(takers) and all(map(_has_unsent, takers))
+        return self._was_choked
+
+    def _is_waiting(self) -> bool:
+        """Whether ZeroMQ is not done with a frame that is tracked."""
+        while self._held and self._held[0][0].done:
+            self._held.popleft()
+        return bool(self._held)
 
     def owes(self, peer: Peer, size_bytes: int) -> None:
         """Give the peer that asked for a replay of that size the time that a thin link needs for it."""
@@ -131,11 +151,7 @@ class Backlog:
     @staticmethod
     def _look_at(peer: Peer, now: float) -> None:
         """Note whether the peer's connection has taken all that it was given."""
-        try:
-            waiting = _unsent_bytes(peer.descriptor) if peer.is_there() else 0
-        except OSError:
-            waiting = 0
-        if not waiting:
+        if not _has_unsent(peer):
             peer.behind_since = None
             peer.excused_until = 0.0
             peer.owed_bytes = 0
@@ -159,6 +175,13 @@ class Backlog:
             address,
             behind_s,
         )
+
+
+def _has_unsent(peer: Peer) -> bool:
+    try:
+        return peer.is_there() and _unsent_bytes(peer.descriptor) > 0
+    except OSError:
+        return False
 
 
 def _unsent_bytes(descriptor: int) -> int:

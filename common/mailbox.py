@@ -42,6 +42,11 @@ class Slot(Generic[T]):
             replaced, self._newest = self._newest is not None, newest
         return replaced
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing now."""
+        return self._newest is None
+
     def take(self) -> T | None:
         """What is there, if anything; the slot is empty afterwards."""
         with self._lock:

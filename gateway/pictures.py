@@ -135,7 +135,8 @@ class Maker:
 
 
 def _as_jpeg(picture: Frame) -> Frame:
-    return picture.replace(codec=Codec.JPEG,
+    return picture.replace(
+        codec=Codec.JPEG,
         pixel_format=PixelFormat.NONE,
         keyframe=True,
         payload=to_jpeg(picture.image),

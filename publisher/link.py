@@ -16,7 +16,7 @@ from camfabric.common.keys import ClientKeys, ServerKeys
 from camfabric.common.peers import Peers
 from camfabric.common.register import Register
 from camfabric.common.settings import LIMITS, TIMES
-from camfabric.common.sockets import Socket, bind, make_xpub, room_for_connections
+from camfabric.common.sockets import Socket, Watch, bind, make_xpub, room_for_connections
 from camfabric.common.zap import Gate
 
 __all__ = ["Link"]
@@ -25,7 +25,7 @@ _DOMAIN: Final = "subscribers"
 
 
 class Link:
-    """Made by one thread, then used by another one, which polls `sockets`.
+    """Made by one thread, then used by another one, which waits for its sockets.
 
     Args:
         keys: to bind, one's own and who may connect; to connect, one's own and the broker's; None for none.
@@ -69,11 +69,13 @@ class Link:
             self.close()
             raise
 
-    @property
-    def sockets(self) -> list[Socket]:
-        """To be polled; `hear` is to be called when one is readable."""
+    def register(self, watch: Watch) -> None:
+        """Have its sockets waited for; `hear` is to be called with those that are readable."""
+        watch.register(self.socket)
+        watch.register(self._gate.socket, quiet=True)
         monitor = self._peers.monitor if self._dial is None else self._dial.monitor
-        return [socket for socket in (self.socket, self._gate.socket, monitor) if socket is not None]
+        if monitor is not None:
+            watch.register(monitor, quiet=True)
 
     @property
     def patience_s(self) -> float:
@@ -88,7 +90,7 @@ class Link:
         """Take in who connects. Returns whether there may be subscriptions to be heard.
 
         Args:
-            ready: those of `sockets` that are readable.
+            ready: what is readable.
         """
         if self._gate.socket in ready:
             self._gate.answer()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from camfabric.common import wire
+from camfabric.common.allocator import keep_freed_memory
 from camfabric.common.codecs import Encoding, by_name, make_encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, FabricError, WireError
@@ -100,6 +101,7 @@ class Publisher:
         source: str = "program",
         announce_at_once: bool = True,
     ) -> None:
+        keep_freed_memory()
         self.camera: Final = check_camera(camera)
         self.codec: Final = codec
         if to is not None and bind is not None:
@@ -340,7 +342,8 @@ class Publisher:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
-        frame = frame.replace(width=size[0],
+        frame = frame.replace(
+            width=size[0],
             height=size[1],
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
@@ -370,18 +373,18 @@ class Publisher:
                 # Drawn once, where both have it drawn.
                 captured = replace(captured, draw=functools.cache(captured.draw))
                 shared.offer(captured)
-        self._main.offer(captured)
+        is_new = self._main.offer(captured) or (shared is not None and shared.watched)
         if not self._small_has_source:
             self._offer_small(captured)
-        if watched or self.watched or recovered:
+        # Where it has replaced one, the thread was woken for that.
+        if (is_new and (watched or self.watched)) or recovered:
             self._waker.wake()
 
     def _offer_small(self, captured: Captured) -> None:
         small = self._small
         if small is None or (small.watched and not self._small_limit.admits(captured.frame.captured_monotonic_ns)):
             return
-        small.offer(replace(captured, frame=captured.frame.replace(channel=LOW)))
-        if small.watched:
+        if small.offer(captured) and small.watched:
             self._waker.wake()
 
     @property

@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import zmq
-
 from camfabric.common import wire
 from camfabric.common.errors import CodecError, FabricError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.peers import Peer
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import Waker
+from camfabric.common.sockets import Waker, Watch
 from camfabric.common.stats import Complaints, Rate
 from camfabric.common.status import IDLE, LIVE, Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, LOW, REPLAY, STATUS, covers, parse_request, topic
@@ -30,6 +28,8 @@ __all__ = ["Sender"]
 logger = logging.getLogger(__name__)
 
 _CHECK_S: Final = 0.1
+_CHOKED_S: Final = 0.001
+"""Between two looks at whether a link that is busy takes the next picture."""
 
 
 class Sender(threading.Thread):
@@ -93,23 +93,27 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """The thread's loop: subscriptions first, then what was captured, then the time."""
-        poller = zmq.Poller()
-        for socket in self._link.sockets:
-            poller.register(socket, zmq.POLLIN)
-        poller.register(self._waker.fileno(), zmq.POLLIN)
+        watch = Watch()
+        self._link.register(watch)
+        watch.register(self._waker.fileno())
         said = ("", "", "")
+        is_choked = False
         said_at = next_check = 0.0
         try:
             while not self._stop_asked:
                 wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
                 wait_s = min(wait_s, self._link.patience_s)
-                ready = dict(poller.poll(int(wait_s * 1000) + 1))
+                ready = watch.wait(min(wait_s, _CHOKED_S) if is_choked else wait_s)
                 if self._waker.fileno() in ready:
                     self._waker.clear()
                 if self._link.hear(ready):
                     self._hear()
+                is_choked = False
                 for stream in self._streams:
-                    self._send(stream, stream.pull)
+                    # What would only wait is left for a newer picture to replace, before it is encoded.
+                    is_held = stream.has_picture and self._audience.backlog.is_choked(stream.topic)
+                    is_choked = is_choked or is_held
+                    self._send(stream, functools.partial(stream.pull, pictures=not is_held))
                 if self._shared is not None:
                     self._send_shared(self._shared)
                 self._link.look()
@@ -226,7 +230,7 @@ class Sender(threading.Thread):
         for header, payload in self._guarded(get):
             if not stream.watched:
                 continue
-            self._audience.send([stream.topic, header, payload], stream=stream.topic)
+            self._audience.send([stream.topic, header, payload])
             if stream is self._main:
                 self._rate.tick()
                 self.sent += 1

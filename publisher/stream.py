@@ -66,6 +66,7 @@ class Stream:
         limits: Limits = LIMITS,
     ) -> None:
         self.topic: Final = topic(channel, camera)
+        self._channel = channel
         self._encoder = encoder
         self._resize = resize
         self._limits = limits
@@ -108,10 +109,12 @@ class Stream:
 
     # From whoever captures
 
-    def offer(self, captured: Captured) -> None:
-        """Put a picture in place of the one that is not encoded yet."""
-        if self._slot.put(captured) and self.watched:
+    def offer(self, captured: Captured) -> bool:
+        """Put a picture in place of the one that is not encoded yet. Returns whether there was none."""
+        replaced = self._slot.put(captured)
+        if replaced and self.watched:
             self.dropped += 1
+        return not replaced
 
     def offer_packet(self, frame: Frame) -> None:
         """Add a coded frame. All are passed on, but where the sender is stuck: then from a keyframe on that fits."""
@@ -175,8 +178,16 @@ class Stream:
         """Whether one frame is all that is kept, as of intra-coded streams."""
         return len(self._groups.get(self.topic)) == 1
 
-    def pull(self) -> list[Message]:
+    @property
+    def has_picture(self) -> bool:
+        """Whether a picture waits to be encoded for somebody."""
+        return self.watched and not self._slot.is_empty
+
+    def pull(self, *, pictures: bool = True) -> list[Message]:
         """What is to be sent now: packets that came, and the newest picture, encoded, if somebody watches.
+
+        Args:
+            pictures: False leaves the picture where it is, to be replaced by a newer one.
 
         Raises:
             FabricError: a picture cannot be encoded.
@@ -188,7 +199,7 @@ class Stream:
             elif not self._is_still():
                 self._groups.drop(self.topic)
                 self._next_seq += 1
-        if self.watched and (captured := self._slot.take()) is not None:
+        if pictures and self.watched and (captured := self._slot.take()) is not None:
             messages += self._coded(captured)
         return messages
 
@@ -225,7 +236,7 @@ class Stream:
 
     def _numbered(self, frame: Frame, encoded_ns: int) -> tuple[Frame, Message]:
         """Give a coded frame its number, and keep it."""
-        frame = frame.replace(seq=self._next_seq, encoded_ns=encoded_ns)
+        frame = frame.replace(channel=self._channel, seq=self._next_seq, encoded_ns=encoded_ns)
         header = wire.pack_header(frame)
         self._next_seq += 1
         self._groups.keep(

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import zmq
-
 from camfabric.common import wire
 from camfabric.common.dial import Dial
 from camfabric.common.errors import ConfigError, WireError
@@ -19,7 +17,7 @@ from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
 from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.shared import SharedPictures
-from camfabric.common.sockets import Socket, Waker, receive
+from camfabric.common.sockets import Socket, Waker, Watch, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
 from camfabric.common.topics import (
@@ -151,19 +149,19 @@ class Receiver(threading.Thread):
 
     def run(self) -> None:
         """The thread's loop."""
-        poller = zmq.Poller()
-        poller.register(self._waker.fileno(), zmq.POLLIN)
+        watch = Watch()
+        watch.register(self._waker.fileno())
         for link in self._links:
             if self._channel is None:
                 link.socket.subscribe(topic(BROKER))
-            poller.register(link.socket, zmq.POLLIN)
-            poller.register(link.dial.monitor, zmq.POLLIN)
+            watch.register(link.socket)
+            watch.register(link.dial.monitor, quiet=True)
         next_tick = time.monotonic()
         try:
             while not self._stop_asked:
                 if self._filters is not (wanted := self._wanted):
                     self._change_filters(wanted)
-                ready = dict(poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1))
+                ready = watch.wait(next_tick - time.monotonic())
                 if self._waker.fileno() in ready:
                     self._waker.clear()
                 for link in self._links:
@@ -343,7 +341,8 @@ class Receiver(threading.Thread):
         for frame in frames:
             stream.received = True
             self._mailbox.put(
-                frame.replace(received_ns=frame.received_ns or time.time_ns(),
+                frame.replace(
+                    received_ns=frame.received_ns or time.time_ns(),
                     clock_offset_ns=self._clocks.offset_ns(frame),
                 )
             )

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self
 
 import zmq
 
+from camfabric.common.allocator import keep_freed_memory
 from camfabric.common.codecs import prepare
 from camfabric.common.decoding import Decoding
 from camfabric.common.dial import Dial
@@ -75,6 +76,7 @@ class Subscriber:
         on_status: Callable[[Status], None] | None = None,
         notify: Callable[[], None] | None = None,
     ) -> None:
+        keep_freed_memory()
         texts = [endpoints] if isinstance(endpoints, str) else list(dict.fromkeys(endpoints))
         if not texts:
             raise ConfigError("a subscriber needs at least one endpoint", setting="endpoints")

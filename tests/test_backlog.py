@@ -16,7 +16,7 @@ from camfabric.common.peers import Peers
 from camfabric.common.settings import TIMES
 from camfabric.common.sockets import bind, make_xpub
 
-from .attacker import plain, said
+from .attacker import Raw, plain, said
 
 _FRAME: Final = bytes(10_000_000)
 """More than the kernel takes of a connection that is not read."""
@@ -35,23 +35,24 @@ class _Fed:
         self._audience = Audience(self._socket, self.peers, is_admitted=lambda key: True)
         self.backlog = Backlog(self.peers, clock=lambda: self.now)
         endpoint = bind(self._socket, parse_endpoint("tcp://127.0.0.1:*", bind=True))
-        self.subscriber = plain(endpoint, b"SUB")
-        self.subscriber.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        self.subscriber.send(said(b"\x01cam/"))
+        self._endpoint = endpoint
+        self.subscriber = self.another()
+
+    def another(self) -> Raw:
+        """A subscriber to cam/a/ that takes nothing by itself."""
+        subscriber = plain(self._endpoint, b"SUB")
+        subscriber.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        subscriber.send(said(b"\x01cam/a/"))
+        return subscriber
 
     def hears(self) -> bool:
         """Whether the subscriber is there."""
         return bool(list(self._audience.hear()))
 
-    def send(self) -> None:
+    def send(self, frame: bytes = _FRAME, topic: bytes = b"cam/a/") -> None:
         """Give it a frame."""
-        self._socket.send(b"cam/a/", zmq.SNDMORE)
-        self._socket.send(self.backlog.counted(_FRAME), copy=False)
-
-    def send_counted(self, frame: bytes) -> None:
-        """Give it a frame of a stream, which may be counted with others."""
-        self._socket.send(b"cam/a/", zmq.SNDMORE)
-        self._socket.send(self.backlog.counted(frame, b"cam/a/"), copy=False)
+        self._socket.send(topic, zmq.SNDMORE)
+        self._socket.send(self.backlog.counted(frame), copy=False)
 
     def is_taking(self) -> bool:
         """Whether the kernel has something for the subscriber that it does not take."""
@@ -108,19 +109,54 @@ def test_who_takes_nothing_is_cut_off_after_a_while(fed: _Fed, eventually: Any) 
     assert fed.now - begin >= TIMES.behind_s
 
 
-def test_a_frame_stands_for_those_of_its_stream_before_it(fed: _Fed, eventually: Any) -> None:
-    """Each of the frames is told of by itself, or by one that follows it on the same connection."""
+def test_a_few_frames_stand_for_all(fed: _Fed, eventually: Any) -> None:
     frame = bytes(300_000)
-    for _ in range(40):
-        fed.send_counted(frame)
-    assert 20 * len(frame) <= fed.backlog.held_bytes() <= 40 * len(frame)  # the kernel has taken some of them
-    fed.subscriber.take(40 * (len(frame) + len(b"cam/a/") + 11))
+    for _ in range(100):
+        fed.send(frame)
+    # The last 12 MB at most are not counted yet, and the kernel has taken some.
+    assert 40 * len(frame) <= fed.backlog.held_bytes() <= 100 * len(frame)
+    fed.subscriber.take(100 * (len(frame) + len(b"cam/a/") + 11))
     eventually(lambda: fed.backlog.held_bytes() == 0)
 
 
-def test_what_many_streams_hold_uncounted_is_bounded_in_all(fed: _Fed) -> None:
+def test_no_camera_of_those_that_come_in_turn_is_left_out(fed: _Fed, eventually: Any) -> None:
+    """The subscriber has but one of 50 cameras: what waits for it is counted for what it is, whichever that is."""
     frame = bytes(300_000)
-    for number in range(200):
-        fed.backlog.counted(frame, b"cam/%d/" % number)
-    kept = [fed.backlog.counted(frame, b"cam/%d/" % number) for number in range(200)]
-    assert all(isinstance(payload, zmq.Frame) for payload in kept)
+    for _ in range(600):
+        fed.send(frame)
+        for other in range(49):
+            fed.send(frame, b"cam/%d/" % other)
+    # Of a sample: 22 of the subscriber's are tracked, give or take 5. Of the others nobody has any.
+    eventually(lambda: fed.backlog.held_bytes() <= 2.5 * 600 * len(frame))
+    assert fed.backlog.held_bytes() >= 0.3 * 600 * len(frame)
+
+
+def test_a_picture_waits_where_all_that_take_it_are_busy(fed: _Fed, eventually: Any) -> None:
+    assert not fed.backlog.is_choked(b"cam/a/")
+    fed.send()
+    eventually(lambda: fed.backlog.is_choked(b"cam/a/"))
+    assert not fed.backlog.is_choked(b"low/a/")  # nobody takes it
+    fed.take()
+    eventually(lambda: not fed.backlog.is_choked(b"cam/a/"))
+
+
+def test_whoever_goes_on_taking_what_he_is_given_one_by_one_is_not_cut_off(fed: _Fed, eventually: Any) -> None:
+    """His link is busy at each look, but never has more than a frame to do."""
+    fed.send()
+    for _ in range(2 * int(TIMES.behind_s / _CHECK_S)):
+        eventually(lambda: fed.backlog.is_choked(b"cam/a/"))
+        fed.backlog.check()
+        fed.take()
+        eventually(lambda: not fed.backlog.is_choked(b"cam/a/"))
+        fed.send()
+        fed.now += _CHECK_S
+    assert not fed.is_cut
+
+
+def test_somebody_who_keeps_up_is_not_held_up_by_others(fed: _Fed, eventually: Any) -> None:
+    with fed.another() as quick:
+        eventually(fed.hears)
+        fed.send()
+        quick.take(_SENT_BYTES)
+        eventually(lambda: not fed.backlog.is_choked(b"cam/a/"))
+        assert fed.backlog.held_bytes() == len(_FRAME)  # it still waits for the other one

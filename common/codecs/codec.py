@@ -87,7 +87,8 @@ class _StillEncoder:
     def encode(self, frame: Frame, image: Image, /, *, keyframe: bool) -> list[Frame]:
         pixel_format = self._still.check(image)
         return [
-            frame.replace(codec=self._codec,
+            frame.replace(
+                codec=self._codec,
                 pixel_format=pixel_format if self._codec is Codec.RAW else PixelFormat.NONE,
                 width=image.shape[1],
                 height=image.shape[0],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common.errors import CodecError
 from camfabric.common.frame import PixelFormat
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["pixel_format_of", "to_8_bit"]
 
+_WANTED: Final = "a picture is (H, W, 3) uint8 BGR, or (H, W) uint8 or uint16"
+
 
 def pixel_format_of(image: Any, *, codec: str) -> PixelFormat:
     """The pixel format of a picture: (H, W, 3) uint8 BGR, or (H, W) uint8 or uint16.
@@ -22,24 +24,28 @@ def pixel_format_of(image: Any, *, codec: str) -> PixelFormat:
     """
     import numpy as np
 
-    wanted = "a picture is (H, W, 3) uint8 BGR, or (H, W) uint8 or uint16"
     if not isinstance(image, np.ndarray):
-        raise CodecError(f"got {type(image).__name__}; {wanted}, as a numpy array", codec=codec)
+        raise CodecError(f"got {type(image).__name__}; {_WANTED}, as a numpy array", codec=codec)
     picture: Image = image
-    got = f"got shape {picture.shape}, dtype {picture.dtype}"
-    if 0 in picture.shape:
-        raise CodecError(f"{got}: it is empty; {wanted}", codec=codec)
-    if picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
+    shape, dtype = picture.shape, picture.dtype
+    # What is wrong with it is written down only then: to spell a dtype takes longer than all of this.
+    if 0 in shape:
+        raise CodecError(f"{_got(picture)}: it is empty; {_WANTED}", codec=codec)
+    if len(shape) == 3 and shape[2] == 3 and dtype == np.uint8:
         pixel_format = PixelFormat.BGR24
-    elif picture.ndim == 2 and picture.dtype == np.uint8:
+    elif len(shape) == 2 and dtype == np.uint8:
         pixel_format = PixelFormat.GRAY8
-    elif picture.ndim == 2 and picture.dtype == np.uint16:
+    elif len(shape) == 2 and dtype == np.uint16:
         pixel_format = PixelFormat.GRAY16
     else:
-        raise CodecError(f"{got}; {wanted}", codec=codec)
-    if picture.shape[0] * picture.shape[1] > LIMITS.pixels:
-        raise CodecError(f"{got}: more than {LIMITS.pixels} pixels", codec=codec)
+        raise CodecError(f"{_got(picture)}; {_WANTED}", codec=codec)
+    if shape[0] * shape[1] > LIMITS.pixels:
+        raise CodecError(f"{_got(picture)}: more than {LIMITS.pixels} pixels", codec=codec)
     return pixel_format
+
+
+def _got(picture: Image) -> str:
+    return f"got shape {picture.shape}, dtype {picture.dtype}"
 
 
 def to_8_bit(image: Image) -> Image:

@@ -193,7 +193,8 @@ class VideoEncoder:
             self._last_pts = picture.pts
             if keyframe:
                 picture.pict_type = av.video.frame.PictureType.I
-            self._pending[picture.pts] = frame.replace(codec=codec, pixel_format=PixelFormat.NONE, width=width, height=height, decoded=None
+            self._pending[picture.pts] = frame.replace(
+                codec=codec, pixel_format=PixelFormat.NONE, width=width, height=height, decoded=None
             )
             return [self._packed(packet) for packet in self._context.encode(picture)]
         except (av.FFmpegError, OSError, ValueError, KeyError) as error:
@@ -206,7 +207,8 @@ class VideoEncoder:
         payload = bytes(packet)
         if packet.is_keyframe and not parameter_sets(frame.codec, payload):
             payload = bytes(self._context.extradata or b"") + payload
-        return frame.replace(keyframe=packet.is_keyframe,
+        return frame.replace(
+            keyframe=packet.is_keyframe,
             disposable=not packet.is_keyframe and is_disposable(frame.codec, payload),
             pts=packet.pts,
             dts=packet.dts,
