@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from camfabric.common import wire
-from camfabric.common.allocator import keep_freed_memory
 from camfabric.common.codecs import Encoding, by_name, make_encoder
 from camfabric.common.endpoint import parse_endpoint, require_local
 from camfabric.common.errors import ConfigError, FabricError, WireError
@@ -101,7 +100,6 @@ class Publisher:
         source: str = "program",
         announce_at_once: bool = True,
     ) -> None:
-        keep_freed_memory()
         self.camera: Final = check_camera(camera)
         self.codec: Final = codec
         if to is not None and bind is not None:
