@@ -53,7 +53,7 @@ def pictures() -> list[Any]:
 def camfabric_sender(address: str) -> Iterator[Callable[[Any], None]]:
     """A publisher that binds."""
     with Publisher(_CAMERA, bind=address, low=None) as publisher:
-        yield lambda image: publisher.send(image, copy=False)
+        yield publisher.send
 
 
 def camfabric_receiver(address: str) -> Iterator[Any]:

@@ -111,7 +111,8 @@ class Mailbox:
     def _put_newest(self, box: _Box, frame: Frame) -> None:
         if frame.codec.is_intra or frame.keyframe:
             self._empty(box)
-            self._forgive(box, frame)
+            if not frame.codec.is_intra:
+                self._forgive(box, frame)
             box.overflowed = False
             self._overflowed.discard(frame.camera)
             self._wanted.discard(frame.camera)

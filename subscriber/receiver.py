@@ -13,12 +13,13 @@ import zmq
 
 from camfabric.common import wire
 from camfabric.common.dial import Dial
+from camfabric.common.doorbell import Doorbell
 from camfabric.common.errors import ConfigError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
 from camfabric.common.settings import LIMITS, TIMES, Limits
-from camfabric.common.shared import SharedPictures
+from camfabric.common.shared import NoRing, RingReader, SharedPictures
 from camfabric.common.sockets import Socket, Waker, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
@@ -33,6 +34,7 @@ from camfabric.common.topics import (
     parse_request,
     parse_topic,
     request_topic,
+    shared_channel,
     topic,
 )
 from camfabric.subscriber.clocks import Clocks
@@ -114,11 +116,13 @@ class Receiver(threading.Thread):
         self._on_status = on_status
         self._shared = shared
         self._local = None if shared is None else Local(limits=limits)
+        self._doorbell: Doorbell | None = None
         self._topics: frozenset[bytes] = frozenset()
         self._known: frozenset[str] = frozenset()
         """The cameras that were heard of when the topics were chosen."""
         self._ended: dict[str, float] = {}
         """Cameras whose publisher has said goodbye, and until when what it announced may still be read."""
+        self._poller = zmq.Poller()
         self._waker = Waker()
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
@@ -151,7 +155,7 @@ class Receiver(threading.Thread):
 
     def run(self) -> None:
         """The thread's loop."""
-        poller = zmq.Poller()
+        poller = self._poller
         poller.register(self._waker.fileno(), zmq.POLLIN)
         for link in self._links:
             if self._channel is None:
@@ -166,6 +170,8 @@ class Receiver(threading.Thread):
                 ready = dict(poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1))
                 if self._waker.fileno() in ready:
                     self._waker.clear()
+                if self._doorbell is not None and self._doorbell.fileno() in ready:
+                    self._hear_doorbell(self._doorbell)
                 for link in self._links:
                     if link.dial.monitor in ready:
                         link.dial.hear()
@@ -178,6 +184,8 @@ class Receiver(threading.Thread):
             for link in self._links:
                 link.dial.close()
                 link.socket.close(0)
+            if self._doorbell is not None:
+                self._doorbell.close()
             self._mailbox.close()
 
     def _change_filters(self, wanted: frozenset[str]) -> None:
@@ -313,22 +321,49 @@ class Receiver(threading.Thread):
             self._mend(stream)
 
     def _got_shared(self, link: _Link, frame: Frame, shared: SharedPictures) -> None:
+        """A publisher has announced a picture, for it has not opened the doorbell, or not yet."""
         local = self._local
-        if local is None or not local.is_asked(frame.camera) or not self.roster.accepts(frame.camera, frame.epoch):
+        if local is None or not local.is_asked(frame.camera) or local.is_woken(frame.camera):
+            return
+        if frame.channel != shared_channel(local.host):
+            raise WireError(f"announcement on {frame.channel}/", reason="topic")
+        if not self.roster.accepts(frame.camera, frame.epoch):
             return
         try:
-            shared.open(frame)
+            reader = shared.announced(frame)
+        except NoRing:
+            raise  # it may have been replaced since
         except WireError:
             self._take_main_stream(link, frame.camera, changed=local.refuse(frame.camera))
             raise
-        if local.arrived(frame.camera):
-            # Numbers of its own.
-            self._streams[frame.camera] = _Stream(Sequence(self._limits), link, frame.camera, asked_of=frame.epoch)
+        self._look(reader, shared, local, is_woken=False)
+
+    def _hear_doorbell(self, doorbell: Doorbell) -> None:
+        shared, local = self._shared, self._local
+        if shared is None or local is None:
+            return
+        files = doorbell.heard()
+        for file in [reader.file for reader in shared.rings()] if files is None else files:
+            try:
+                self._look(shared.ring(file), shared, local, is_woken=True)
+            except NoRing:
+                pass  # it has been replaced since: its successor's turn comes with its first picture
+            except WireError as error:
+                self.complaints.note("shared memory", error)
+
+    def _look(self, reader: RingReader, shared: SharedPictures, local: Local, *, is_woken: bool) -> None:
+        """Have whoever consumes take the newest picture of a ring, if there is one."""
+        camera = reader.camera
+        if not local.is_asked(camera) or not self.roster.accepts(camera, reader.epoch) or not reader.has_picture:
+            return
+        shared.have(reader)
+        if local.arrived(camera, is_woken=is_woken):
+            # What comes on the main stream again, if it does, is another beginning.
+            link = self._streams[camera].link if camera in self._streams else self._links[0]
+            self._streams[camera] = _Stream(Sequence(self._limits), link, camera, asked_of=reader.epoch, received=True)
             self._choose_topics()
-        stream = self._stream(frame.camera, link)
-        for newest in stream.sequence.live(frame):
-            stream.received = True
-            self._mailbox.put(newest)  # whoever takes it completes it
+        if reader.has_news():
+            self._mailbox.put(reader.news)
 
     def _take_main_stream(self, link: _Link, camera: str, *, changed: bool) -> None:
         """Do without shared memory for a camera, if that is a change."""
@@ -414,10 +449,21 @@ class Receiver(threading.Thread):
             self._ended[status.camera] = time.monotonic() + TIMES.offline_s
         was_in_memory = local.in_memory(status.camera)
         changed = local.heard(status)
-        if was_in_memory and changed:
+        if changed and self._doorbell is None and local.is_asked(status.camera):
+            self._have_doorbell(local)
+        if was_in_memory and changed and not local.in_memory(status.camera):
             self._take_main_stream(link, status.camera, changed=True)
         elif changed or status.camera not in self._known:
             self._choose_topics()
+
+    def _have_doorbell(self, local: Local) -> None:
+        try:
+            self._doorbell = Doorbell()
+        except OSError as error:
+            logger.debug("no doorbell: %s", error)  # announcements do as well
+            return
+        self._poller.register(self._doorbell.fileno(), zmq.POLLIN)
+        local.doorbell = self._doorbell.name
 
     @staticmethod
     def _hurry_clocks(link: _Link, camera: str) -> None:
