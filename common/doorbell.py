@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import stat
 import struct
+import weakref
 from pathlib import Path
 from typing import Final
 
 from camfabric.common.shared import guard, path_of
 from camfabric.common.topics import is_host
 
-__all__ = ["Doorbell", "open_doorbell", "press"]
+__all__ = ["NO_FILE", "Doorbell", "open_doorbell", "press"]
 
+NO_FILE: Final = 0
+"""No ring has this file."""
 _FILE: Final = struct.Struct("<Q")
 _READ_BYTES: Final = 65536
 _SMALLEST_BYTES: Final = 4096
@@ -32,7 +36,7 @@ def _file_name(name: str) -> str:
 
 
 class Doorbell:
-    """A subscriber's own. Used by one thread.
+    """A subscriber's own. Safe for any number of threads, each of which may hear what another one does not.
 
     Raises:
         OSError: it cannot be made.
@@ -46,7 +50,9 @@ class Doorbell:
                 if not left:
                     raise
             else:
-                return
+                break
+        # Not before the last one that hears it has gone.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def _make(self, name: str) -> int:
         self.name = name
@@ -75,17 +81,24 @@ class Doorbell:
             data = os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
             return set()
-        if len(data) == _FILE.size:  # as nearly always
-            return {*_FILE.unpack(data)}
         if len(data) >= _SMALLEST_BYTES or len(data) % _FILE.size:
             return None
-        return {file for (file,) in _FILE.iter_unpack(data)}
+        return {file for (file,) in _FILE.iter_unpack(data)} - {NO_FILE}
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until somebody has pressed it, or knocked, or `timeout` seconds are over."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.poll(None if timeout is None else timeout * 1000)
+
+    def knock(self) -> None:
+        """Wake whoever waits, for another reason than a picture in a ring."""
+        press(self._descriptor, NO_FILE)
 
     def close(self) -> None:
         """Remove it."""
         with contextlib.suppress(OSError):
             self._path.unlink()
-        os.close(self._descriptor)
 
 
 def _opened(name: str) -> int:

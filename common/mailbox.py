@@ -240,6 +240,11 @@ class Mailbox:
         if box.frames and not box.leased:
             self._line.setdefault(camera, box)
 
+    @property
+    def has_more_cameras(self) -> bool:
+        """Whether a camera has a frame for `get`; not asked under the lock."""
+        return bool(self._line)
+
     def has_more(self, camera: str) -> bool:
         """Whether `get_more` has another frame. Always false for `mode="every"`."""
         with self._ready:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -38,6 +38,7 @@ from camfabric.common.topics import (
     topic,
 )
 from camfabric.subscriber.clocks import Clocks
+from camfabric.subscriber.door import Door
 from camfabric.subscriber.local import Local
 from camfabric.subscriber.sequence import Sequence
 
@@ -91,8 +92,8 @@ class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
     With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change. The filter "" is
-    every camera; `watch` replaces the filters while it runs. With `shared`, cameras of this host are taken
-    from its memory.
+    every camera; `watch` replaces the filters while it runs. With `shared` and `door`, cameras of this host
+    are taken from its memory.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Receiver(threading.Thread):
         channel: str | None,
         mailbox: Mailbox,
         shared: SharedPictures | None = None,
+        door: Door | None = None,
         limits: Limits = LIMITS,
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
@@ -116,7 +118,7 @@ class Receiver(threading.Thread):
         self._on_status = on_status
         self._shared = shared
         self._local = None if shared is None else Local(limits=limits)
-        self._doorbell: Doorbell | None = None
+        self._door = door
         self._topics: frozenset[bytes] = frozenset()
         self._known: frozenset[str] = frozenset()
         """The cameras that were heard of when the topics were chosen."""
@@ -124,6 +126,8 @@ class Receiver(threading.Thread):
         """Cameras whose publisher has said goodbye, and until when what it announced may still be read."""
         self._poller = zmq.Poller()
         self._waker = Waker()
+        if door is not None:
+            door.on_call = self._waker.wake
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
         self._clocks = Clocks()
@@ -170,8 +174,8 @@ class Receiver(threading.Thread):
                 ready = dict(poller.poll(int(max(0.0, next_tick - time.monotonic()) * 1000) + 1))
                 if self._waker.fileno() in ready:
                     self._waker.clear()
-                if self._doorbell is not None and self._doorbell.fileno() in ready:
-                    self._hear_doorbell(self._doorbell)
+                if self._door is not None and self._door.doorbell is not None:
+                    self._tend(self._door, self._door.doorbell, ready)
                 for link in self._links:
                     if link.dial.monitor in ready:
                         link.dial.hear()
@@ -184,9 +188,10 @@ class Receiver(threading.Thread):
             for link in self._links:
                 link.dial.close()
                 link.socket.close(0)
-            if self._doorbell is not None:
-                self._doorbell.close()
             self._mailbox.close()
+            if self._door is not None and self._door.doorbell is not None:
+                self._door.knock()
+                self._door.doorbell.close()
 
     def _change_filters(self, wanted: frozenset[str]) -> None:
         before, self._filters = self._filters, wanted
@@ -338,18 +343,27 @@ class Receiver(threading.Thread):
             raise
         self._look(reader, shared, local, is_woken=False)
 
-    def _hear_doorbell(self, doorbell: Doorbell) -> None:
+    def _tend(self, door: Door, doorbell: Doorbell, ready: Container[int]) -> None:
+        """Look at the rings that the doorbell tells of, as far as consumers do not do it themselves."""
+        if door.is_attended and doorbell in self._poller:
+            self._poller.unregister(doorbell)
+        files = door.hear(doorbell) if doorbell.fileno() in ready else set()
+        while door.strange:
+            files.add(door.strange.popleft())
+        for file in files:
+            self._hear(file)
+
+    def _hear(self, file: int) -> None:
+        """A publisher has told of a picture in a ring."""
         shared, local = self._shared, self._local
         if shared is None or local is None:
             return
-        files = doorbell.heard()
-        for file in [reader.file for reader in shared.rings()] if files is None else files:
-            try:
-                self._look(shared.ring(file), shared, local, is_woken=True)
-            except NoRing:
-                pass  # it has been replaced since: its successor's turn comes with its first picture
-            except WireError as error:
-                self.complaints.note("shared memory", error)
+        try:
+            self._look(shared.ring(file), shared, local, is_woken=True)
+        except NoRing:
+            pass  # it has been replaced since: its successor's turn comes with its first picture
+        except WireError as error:
+            self.complaints.note("shared memory", error)
 
     def _look(self, reader: RingReader, shared: SharedPictures, local: Local, *, is_woken: bool) -> None:
         """Have whoever consumes take the newest picture of a ring, if there is one."""
@@ -363,7 +377,7 @@ class Receiver(threading.Thread):
             self._streams[camera] = _Stream(Sequence(self._limits), link, camera, asked_of=reader.epoch, received=True)
             self._choose_topics()
         if reader.has_news():
-            self._mailbox.put(reader.news)
+            self._put(reader.news)
 
     def _take_main_stream(self, link: _Link, camera: str, *, changed: bool) -> None:
         """Do without shared memory for a camera, if that is a change."""
@@ -374,10 +388,16 @@ class Receiver(threading.Thread):
         self._shared.forget(camera)
         self._mend(self._streams[camera])
 
+    def _put(self, frame: Frame) -> None:
+        if self._door is None:
+            self._mailbox.put(frame)
+        else:
+            self._door.put(frame)
+
     def _pass_on(self, stream: _Stream, frames: list[Frame]) -> None:
         for frame in frames:
             stream.received = True
-            self._mailbox.put(
+            self._put(
                 replace(
                     frame,
                     received_ns=frame.received_ns or time.time_ns(),
@@ -445,25 +465,34 @@ class Receiver(threading.Thread):
 
     def _follow(self, link: _Link, status: Status, local: Local) -> None:
         """Take a camera from where its status says."""
+        camera, shared = status.camera, self._shared
         if status.state == OFFLINE:
-            self._ended[status.camera] = time.monotonic() + TIMES.offline_s
-        was_in_memory = local.in_memory(status.camera)
+            self._ended[camera] = time.monotonic() + TIMES.offline_s
+        if shared is not None and (reader := shared.of(camera)) is not None:
+            if reader.epoch != status.epoch:
+                shared.forget(camera)  # its name is another publisher's now
+            elif reader.has_moved() and local.in_memory(camera):
+                local.arrived(camera, is_woken=local.is_woken(camera))
+        was_in_memory = local.in_memory(camera)
         changed = local.heard(status)
-        if changed and self._doorbell is None and local.is_asked(status.camera):
+        if changed and local.is_asked(camera):
             self._have_doorbell(local)
-        if was_in_memory and changed and not local.in_memory(status.camera):
-            self._take_main_stream(link, status.camera, changed=True)
-        elif changed or status.camera not in self._known:
+        if was_in_memory and changed and not local.in_memory(camera):
+            self._take_main_stream(link, camera, changed=True)
+        elif changed or camera not in self._known:
             self._choose_topics()
 
     def _have_doorbell(self, local: Local) -> None:
+        if self._door is None or self._door.doorbell is not None:
+            return
         try:
-            self._doorbell = Doorbell()
+            doorbell = Doorbell()
         except OSError as error:
             logger.debug("no doorbell: %s", error)  # announcements do as well
             return
-        self._poller.register(self._doorbell.fileno(), zmq.POLLIN)
-        local.doorbell = self._doorbell.name
+        self._poller.register(doorbell, zmq.POLLIN)
+        local.doorbell = doorbell.name
+        self._door.doorbell = doorbell
 
     @staticmethod
     def _hurry_clocks(link: _Link, camera: str) -> None:
