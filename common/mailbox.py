@@ -241,9 +241,9 @@ class Mailbox:
             self._line.setdefault(camera, box)
 
     @property
-    def has_more_cameras(self) -> bool:
-        """Whether a camera has a frame for `get`; not asked under the lock."""
-        return bool(self._line)
+    def is_ready(self) -> bool:
+        """Whether `get` has something to give, or to say, at once. Asked without the lock: it may be so no more."""
+        return bool(self._line or self._queue) or self._closed
 
     def has_more(self, camera: str) -> bool:
         """Whether `get_more` has another frame. Always false for `mode="every"`."""

@@ -356,6 +356,8 @@ class RingReader:
         self._lock = threading.Lock()
         self._held: set[int] = set()
         self._moved = 0
+        self.is_rung = False
+        """Whether a doorbell has told of it."""
         self.looked = 0
         """The generation that was newest at the last look at it."""
         self.taken = 0

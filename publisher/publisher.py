@@ -207,12 +207,12 @@ class Publisher:
             FabricError: its thread has failed.
         """
         self._check_open()
-        self._encoder.check(image)
+        pixel_format = self._encoder.check(image)
         frame = self._checked((image.shape[1], image.shape[0]), extra, captured_ns, captured_monotonic_ns)
         shared = self._shared
         written = None
         if shared is not None and shared.watched and shared.resize is None:
-            written = shared.write(frame, image)
+            written = shared.write(frame, image, pixel_format)
         is_coded = self._main.watched or (self._small is not None and self._small.watched)
         if written is not None and copy and not is_coded:
             captured = Captured(frame, written.draw)  # what nobody may ever want is copied from there, and not now
@@ -359,7 +359,8 @@ class Publisher:
             extra=wire.copy_extra(extra) if extra else {},
             **fields,
         )
-        wire.pack_header(frame)  # where the caller sees what is wrong with it
+        if fields or extra or captured_ns != wall_ns:
+            wire.pack_header(frame)  # where the caller sees what is wrong with it
         return frame
 
     def _wall_ns(self, monotonic_ns: int) -> int:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from camfabric.common import wire
-from camfabric.common.codecs import Encoding, make_encoder
+from camfabric.common.codecs import raw
 from camfabric.common.doorbell import open_doorbell, press
-from camfabric.common.frame import Codec, Frame
+from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Slot
 from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.shared import Ring
@@ -85,7 +85,6 @@ class SharedStream:
         self._head = topic(shared_channel(host))
         self._epoch = epoch
         self._limits = limits
-        self._encoder = make_encoder(Encoding(codec=Codec.RAW))
         self._subscriptions: set[bytes] = set()
         """To announcements."""
         self._doorbells: dict[bytes, int] = {}
@@ -127,12 +126,11 @@ class SharedStream:
 
     # From whoever captures
 
-    def write(self, frame: Frame, image: Image) -> Written | None:
-        """Copy a picture into shared memory; None where that was not done.
+    def write(self, frame: Frame, image: Image, pixel_format: PixelFormat) -> Written | None:
+        """Copy a picture of that format into shared memory; None where that was not done.
 
         Whoever gave it may write to it afterwards.
         """
-        pixel_format = self._encoder.check(image)
         with self._lock:
             if not self.watched or not self.offered:
                 return None
@@ -262,6 +260,8 @@ class SharedStream:
         """
         self.has_word = False
         if self.watched and (captured := self._captured.take()) is not None and (image := captured.drawn()) is not None:
-            self.write(captured.frame, image if self.resize is None else self.resize(image))
+            if self.resize is not None:
+                image = self.resize(image)
+            self.write(captured.frame, image, raw.check(image))
         message = self._announced.take()
         return [] if message is None else [message]

@@ -43,7 +43,7 @@ class Door:
         self.is_attended = False
         """Whether consumers hear it."""
         self.strange: Final[deque[int]] = deque()
-        """Files of rings that consumers do not know."""
+        """Files of rings that a doorbell told of for the first time."""
 
     def put(self, frame: Frame) -> None:
         """Put a frame into the mailbox."""
@@ -76,23 +76,31 @@ class Door:
             self.on_call()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            self._look(doorbell)
+            if not self._mailbox.is_ready:
+                doorbell.wait(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            news = self._news(doorbell)
+            if len(news) == 1 and not self._mailbox.is_ready:
+                return news[0]  # as nearly always
+            for each in news:
+                self._mailbox.put(each)
             try:
                 frame = self._get(0)
-            except TimeoutError:
-                remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+            except TimeoutError:  # it was for the thread that receives, or another consumer was quicker
+                if deadline is not None and time.monotonic() >= deadline:
                     raise
-                doorbell.wait(remaining)
                 continue
-            if self._mailbox.has_more_cameras:
+            if self._mailbox.is_ready:
                 doorbell.knock()  # another consumer may wait, for what this one has heard
             return frame
 
-    def _look(self, doorbell: Doorbell) -> None:
+    def _news(self, doorbell: Doorbell) -> list[Frame]:
+        """What stands for the new pictures that the doorbell tells of, one of each camera."""
+        news = []
         for file in self.hear(doorbell):
-            if (reader := self._shared.known(file)) is None:
+            reader = self._shared.known(file)
+            if reader is None or not reader.is_rung:
                 self.strange.append(file)
                 self.on_call()
             elif reader.has_news():
-                self._mailbox.put(reader.news)
+                news.append(reader.news)
+        return news

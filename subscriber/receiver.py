@@ -371,6 +371,7 @@ class Receiver(threading.Thread):
         if not local.is_asked(camera) or not self.roster.accepts(camera, reader.epoch) or not reader.has_picture:
             return
         shared.have(reader)
+        reader.is_rung = reader.is_rung or is_woken
         if local.arrived(camera, is_woken=is_woken):
             # What comes on the main stream again, if it does, is another beginning.
             link = self._streams[camera].link if camera in self._streams else self._links[0]
