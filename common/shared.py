@@ -374,7 +374,7 @@ class RingReader:
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         try:
             self._memory = self._mapped()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, WireError) as error:
             raise WireError(f"shared memory cannot be read: {error}", reason="memory") from error
         self._newest: NDArray[Any] = np.frombuffer(self._memory, "<u8", 1, _NEWEST_AT)
         self.news: Final = Frame(camera=self.camera, channel=f"{SHM}/", epoch=self.epoch, payload=b"")

@@ -13,7 +13,7 @@ from typing import Final
 
 from camfabric.common.doorbell import Doorbell
 from camfabric.common.frame import Frame
-from camfabric.common.mailbox import Mailbox
+from camfabric.common.mailbox import Closed, Mailbox
 from camfabric.common.shared import SharedPictures
 
 __all__ = ["Door"]
@@ -51,6 +51,11 @@ class Door:
         if self.is_attended:
             self.knock()
 
+    def open(self, doorbell: Doorbell) -> None:
+        """Have a doorbell: who waits for frames alone is called back, to hear it."""
+        self.doorbell = doorbell
+        self._mailbox.call_back()
+
     def knock(self) -> None:
         """Wake a consumer that hears the doorbell."""
         if self.doorbell is not None:
@@ -68,13 +73,20 @@ class Door:
             TimeoutError: none came within `timeout` seconds.
             Closed: the mailbox is closed and empty.
         """
-        doorbell = self.doorbell
-        if doorbell is None or not self._by_consumers or (timeout == 0 and not self.is_attended):
-            return self._get(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self.doorbell is None or not self._by_consumers or (timeout == 0 and not self.is_attended):
+            try:
+                return self._get(timeout)
+            except TimeoutError:
+                if not self._by_consumers or (deadline is not None and time.monotonic() >= deadline):
+                    raise
+        # There is one now, if there was none.
+        return self._get(timeout) if self.doorbell is None else self._attend(self.doorbell, deadline)
+
+    def _attend(self, doorbell: Doorbell, deadline: float | None) -> Frame:
         if not self.is_attended:
             self.is_attended = True
             self.on_call()
-        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if not self._mailbox.is_ready:
                 doorbell.wait(None if deadline is None else max(deadline - time.monotonic(), 0.0))
@@ -89,6 +101,9 @@ class Door:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
                 continue
+            except Closed:
+                doorbell.knock()  # another consumer may wait for nothing
+                raise
             if self._mailbox.is_ready:
                 doorbell.knock()  # another consumer may wait, for what this one has heard
             return frame

@@ -493,7 +493,7 @@ class Receiver(threading.Thread):
             return
         self._poller.register(doorbell, zmq.POLLIN)
         local.doorbell = doorbell.name
-        self._door.doorbell = doorbell
+        self._door.open(doorbell)
 
     @staticmethod
     def _hurry_clocks(link: _Link, camera: str) -> None:
