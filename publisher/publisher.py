@@ -191,7 +191,8 @@ class Publisher:
     ) -> None:
         """Publish a picture. Returns at once; it is encoded and sent only if somebody watches.
 
-        Where somebody watches on this host it is copied to shared memory meanwhile.
+        Where somebody watches on this host it is copied to shared memory meanwhile, and, unless somebody else watches
+        too, nowhere else.
 
         Args:
             image: (H, W, 3) uint8 BGR, or (H, W) uint8, or (H, W) uint16 with codec "raw".
