@@ -469,13 +469,17 @@ class Receiver(threading.Thread):
         camera, shared = status.camera, self._shared
         if status.state == OFFLINE:
             self._ended[camera] = time.monotonic() + TIMES.offline_s
-        if shared is not None and (reader := shared.of(camera)) is not None:
+        reader = None if shared is None else shared.of(camera)
+        if shared is not None and reader is not None:
             if reader.epoch != status.epoch:
                 shared.forget(camera)  # its name is another publisher's now
             elif reader.has_moved() and local.in_memory(camera):
+                # Consumers look at it by themselves.
                 local.arrived(camera, is_woken=local.is_woken(camera))
         was_in_memory = local.in_memory(camera)
         changed = local.heard(status)
+        if reader is not None:
+            reader.is_rung = local.is_woken(camera)  # else what the doorbell tells next is to be known here
         if changed and local.is_asked(camera):
             self._have_doorbell(local)
         if was_in_memory and changed and not local.in_memory(camera):

@@ -310,6 +310,22 @@ def test_once_it_was_woken_no_message_comes_for_a_picture(
     eventually(lambda: not shared._doorbells and not camera.watched and shared._ring is None)
 
 
+def test_a_publisher_whose_pictures_come_before_its_status_is_asked_for_no_announcements_for_long(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], eventually: Eventually
+) -> None:
+    camera = publisher()
+    feed(camera, fps=100)
+    with Subscriber(camera.endpoint) as subscriber:
+        _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+        local = subscriber._receiver._local
+        assert local is not None
+        local._cameras["a/b"].epoch += 1  # as if it had not been heard of
+        _read_until(subscriber, lambda _: local._cameras["a/b"].epoch == camera.epoch)
+        _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+        assert camera._shared is not None
+        eventually(lambda: camera._shared is not None and not camera._shared._subscriptions)
+
+
 @pytest.mark.parametrize("whose", ["subscriber", "publisher", "too many"])
 def test_without_a_doorbell_announcements_go_on(
     whose: str, publisher: Callable[..., Publisher], feed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
