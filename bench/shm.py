@@ -4,11 +4,11 @@
     .venv/bin/python bench/shm.py [--seconds 5] [--rounds 3] [--subscribers 1 2 4] [--only camfabric ...]
 
 Sender and receivers are processes of their own; the contenders take turns, and each figure is the median of its rounds
-with the lowest and highest. Everybody sends as fast as it can, from arrays that are not copied first, and reads one
-pixel of each row of what comes. Settings: imagezmq is REQ/REP without JPEG; iceoryx2 has safe overflow, 2 samples of
-buffer, 2 borrowed; the bare ring is `multiprocessing.shared_memory` with four slots and a counter, which a reader looks
-at each 0.1 ms and which keeps nobody from reading what is being written. What only one of several receivers can do
-(imagezmq) is left out there.
+with the lowest and highest. Everybody sends as fast as it can, from arrays that may be written to as soon as they are
+sent, and reads one pixel of each row of what comes. Settings: imagezmq is REQ/REP without JPEG; iceoryx2 has safe
+overflow, 2 samples of buffer, 2 borrowed; the bare ring is `multiprocessing.shared_memory` with four slots and a
+counter, which a reader looks at each 0.1 ms and which keeps nobody from reading what is being written. What only one of
+several receivers can do (imagezmq) is left out there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pictures() -> list[Any]:
 def camfabric_sender(address: str) -> Iterator[Callable[[Any], None]]:
     """A publisher that binds."""
     with Publisher(_CAMERA, bind=address, low=None) as publisher:
-        yield lambda image: publisher.send(image, copy=False)
+        yield publisher.send
 
 
 def camfabric_receiver(address: str) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from camfabric.common.codecs import Decoded, VideoDecoder, decode
-from camfabric.common.errors import CodecError
+from camfabric.common.errors import CodecError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.settings import TIMES
@@ -93,11 +93,27 @@ class Decoding:
         """A taken frame with its picture, or a newer one of its camera; None where there is none to show now."""
         if self._shared is None:
             return self._picture(frame)
-        if not frame.channel.startswith(_SHARED):
-            picture = self._picture(frame)
-        elif (picture := self._shared.picture(frame)) is None:
-            self._owe(frame, dropped=1)
+        picture = self._from_memory(frame) if frame.channel.startswith(_SHARED) else self._picture(frame)
         return None if picture is None else self._going_on(picture)
+
+    def _from_memory(self, news: Frame) -> Frame | None:
+        """The newest picture of a camera that has one in shared memory, with what is owed to it."""
+        camera = news.camera
+        missed, dropped = self._owed.pop(camera, (0, 0))
+        missed, dropped = missed + news.missed, dropped + news.dropped
+        picture = None
+        if self._shared is not None:
+            try:
+                picture = self._shared.picture(camera, missed=missed, dropped=dropped)
+            except WireError as error:
+                self._complain(camera, CodecError(str(error), codec="raw"))
+        if picture is None:
+            if missed or dropped:
+                self._owed[camera] = (missed, dropped)
+        elif picture.dropped != dropped:
+            # The mailbox has counted news, and the pictures' numbers tell of pictures.
+            self.dropped[camera] = self.dropped.get(camera, 0) + picture.dropped - dropped
+        return picture
 
     def _going_on(self, picture: Frame) -> Frame | None:
         """A picture with what is owed to it; None where the one before, from elsewhere, was no older."""
@@ -105,7 +121,7 @@ class Decoding:
         epoch, channel, captured_ns = self._last.get(camera, (None, "", 0))
         came_elsewhere = epoch == picture.epoch and channel != picture.channel
         if came_elsewhere and picture.captured_monotonic_ns <= captured_ns:
-            self._owe(picture, dropped=0)
+            self._owe(picture)
             return None
         self._last[camera] = (picture.epoch, picture.channel, picture.captured_monotonic_ns)
         if camera in self._owed:
@@ -113,13 +129,10 @@ class Decoding:
             picture = picture.replace(missed=picture.missed + missed, dropped=picture.dropped + dropped)
         return picture
 
-    def _owe(self, frame: Frame, *, dropped: int) -> None:
+    def _owe(self, frame: Frame) -> None:
         """Count what is not shown on the camera's next picture."""
-        camera = frame.camera
-        if dropped:
-            self.dropped[camera] = self.dropped.get(camera, 0) + dropped
-        missed_before, dropped_before = self._owed.get(camera, (0, 0))
-        self._owed[camera] = (missed_before + frame.missed, dropped_before + frame.dropped + dropped)
+        missed, dropped = self._owed.get(frame.camera, (0, 0))
+        self._owed[frame.camera] = (missed + frame.missed, dropped + frame.dropped)
 
     def _picture(self, frame: Frame) -> Frame | None:
         if frame.decoded is not None:

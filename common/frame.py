@@ -68,7 +68,7 @@ class Frame:
     camera: str
     """The camera's name, such as `cctv/lobby`."""
     channel: str = "cam"
-    """"cam" or "low"; "shm" where the picture lies in this host's shared memory, and "shm/<host>" before it is read."""
+    """"cam" or "low"; "shm" where the picture lies in this host's memory, "shm/" before it is taken from there."""
     codec: Codec = Codec.RAW
     pixel_format: PixelFormat = PixelFormat.NONE
     width: int = 0

@@ -92,6 +92,7 @@ class Mailbox:
         self._queue: deque[Frame] = deque()
         self._bytes = 0
         self._closed = False
+        self._calls = 0
         self._overflowed: set[str] = set()
         self._wanted: set[str] = set()
         self.dropped: dict[str, int] = {}
@@ -116,7 +117,8 @@ class Mailbox:
     def _put_newest(self, box: _Box, frame: Frame) -> None:
         if frame.codec.is_intra or frame.keyframe:
             self._empty(box)
-            self._forgive(box, frame)
+            if not frame.codec.is_intra:
+                self._forgive(box, frame)
             box.overflowed = False
             self._overflowed.discard(frame.camera)
             self._wanted.discard(frame.camera)
@@ -194,11 +196,12 @@ class Mailbox:
         have to be decoded in order.
 
         Raises:
-            TimeoutError: none came within `timeout` seconds.
+            TimeoutError: none came within `timeout` seconds, or before `call_back`.
             Closed: the mailbox is closed and empty.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._ready:
+            calls = self._calls
             while True:
                 # Whoever asks is back, and what has overflowed is of use again.
                 self._wanted |= self._overflowed
@@ -212,7 +215,7 @@ class Mailbox:
                 if self._closed and not (self._queue or any(box.frames for box in self._boxes.values())):
                     raise Closed
                 remaining = None if deadline is None else deadline - time.monotonic()
-                if remaining is not None and remaining <= 0:
+                if calls != self._calls or (remaining is not None and remaining <= 0):
                     raise TimeoutError
                 self._ready.wait(remaining)
 
@@ -243,6 +246,11 @@ class Mailbox:
         box = self._boxes[camera]
         if box.frames and not box.leased:
             self._line.setdefault(camera, box)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `get` has something to give, or to say, at once. Asked without the lock: it may be so no more."""
+        return bool(self._line or self._queue) or self._closed
 
     def has_more(self, camera: str) -> bool:
         """Whether `get_more` has another frame. Always false for `mode="every"`."""
@@ -277,6 +285,12 @@ class Mailbox:
                 return set()
             wanted, self._wanted = self._wanted, set()
         return wanted
+
+    def call_back(self) -> None:
+        """Let whoever waits in `get` come back, with nothing."""
+        with self._ready:
+            self._calls += 1
+            self._ready.notify_all()
 
     def close(self) -> None:
         """Take no more frames; whoever waits is woken. What is there can still be got."""

@@ -97,6 +97,8 @@ class Limits:
     """... and their bytes, whichever is reached first."""
     shared_held: int = 3
     """Pictures of one camera that one subscriber holds there; of any further one its consumer gets a copy."""
+    shared_doorbells: int = 64
+    """Subscribers on its host that one publisher wakes for each picture; it sends the others a message."""
     shared_cameras: int = 256
     """A subscriber with more cameras than this takes none of them from shared memory: each needs its own topic."""
 

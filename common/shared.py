@@ -1,9 +1,11 @@
 """Shared memory: a ring of pictures that a publisher writes, and that subscribers on its host read without a copy.
 
-It is a file in /dev/shm for each camera that somebody watches so; docs/wire.md has its layout. A slot is guarded by an
-open file description lock on a byte of the file: its writer has it alone, its readers together, and nobody waits. So a
-picture is never overwritten while somebody holds it; the kernel orders the memory, on ARM too; and it takes back the
-locks of a process that dies. Whether a slot still has the picture that was announced is told by its generation.
+It is a file in /dev/shm for each camera that somebody watches so; docs/wire.md has its layout. A slot has a picture and
+its header, as on the wire, and is guarded by an open file description lock on a byte of the file: its writer has it
+alone, its readers together, and nobody waits. So a picture is never overwritten while somebody holds it; the kernel
+orders the memory, on ARM too; and it takes back the locks of a process that dies. Which slot has the newest picture
+stands on the first page; whether it still has it is told by its generation. camfabric.common.doorbell tells readers
+when to look.
 """
 
 from __future__ import annotations
@@ -18,19 +20,20 @@ import re
 import secrets
 import stat
 import struct
+import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camfabric.common import wire
 from camfabric.common.codecs import raw
 from camfabric.common.errors import WireError
-from camfabric.common.frame import Frame
+from camfabric.common.frame import Codec, Frame
 from camfabric.common.settings import LIMITS, Limits
-from camfabric.common.topics import SHM, is_host
+from camfabric.common.topics import CAM, MAX_CAMERA_BYTES, SHM, is_host, parse_topic, topic
 from camfabric.common.wire import Descriptor
 
 if TYPE_CHECKING:
@@ -38,20 +41,31 @@ if TYPE_CHECKING:
 
     from camfabric.common.frame import Image
 
-__all__ = ["Ring", "RingReader", "SharedPictures", "host", "make_host", "sweep"]
+__all__ = ["NoRing", "Ring", "RingReader", "SharedPictures", "guard", "host", "make_host", "path_of", "sweep"]
 
 logger = logging.getLogger(__name__)
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108  (what is there is checked)
 _HOST: Final = _FOLDER / "camfabric-host"
-_NAME: Final = re.compile(r"camfabric-[0-9a-f]{16}")
+_NAME: Final = re.compile(r"camfabric-[0-9a-f]{16}(\.wake)?")
+"""Of rings, and of doorbells."""
 _PAGE: Final = 4096
-_MAGIC: Final = b"CFABSHM1"
-_HEAD: Final = struct.Struct("<8sQQI")
-"""At the file's beginning: magic epoch stride slots."""
-_GENERATIONS_AT: Final = 64
+_MAGIC: Final = b"CFABSHM2"
+_HEAD: Final = struct.Struct("<8sQQII")
+"""At the file's beginning: magic epoch stride slots room."""
+_NEWEST_AT: Final = 32
+"""What was written last: generation << 16 | slot; 0 for nothing."""
+_SLOT_BITS: Final = 16
+_CAMERA_AT: Final = 64
+_CAMERA: Final = struct.Struct(f"<H{MAX_CAMERA_BYTES}s")
+"""The length of its name, and the name."""
+_GENERATIONS_AT: Final = 256
 _GENERATION: Final = struct.Struct("<Q")
 _MOST_SLOTS: Final = (_PAGE - _GENERATIONS_AT) // _GENERATION.size
+_SIZES: Final = struct.Struct("<II")
+"""At a slot's beginning: bytes of the header, which follows, and of the picture, which begins after `room` bytes."""
+_TRIES: Final = 4
+"""Times that a reader looks for the newest picture while it is overwritten again and again."""
 _FIRST_SLOTS: Final = 4
 """One that is written, one that was announced last, and two that are read."""
 _FEWEST_SLOTS: Final = 3
@@ -60,26 +74,51 @@ _SET_LOCK: Final = getattr(fcntl, "F_OFD_SETLK", None)
 """Linux: locks that belong to an opened file, and not to a process, so that two subscribers in one have their own."""
 
 
-def _lock(descriptor: int, kind: int, place: int) -> None:
-    """Take or give back the lock on a byte, without waiting: the first is the writer's life, then the slots' follow.
+def _lock_of(kind: int, place: int) -> bytes:
+    """What the kernel is told to take or give back the lock on a byte."""
+    return struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0)
+
+
+def _lock(descriptor: int, lock: bytes) -> None:
+    """Take or give back a lock, without waiting.
 
     Raises:
         OSError: somebody has it, or there are no such locks here.
     """
     if _SET_LOCK is None:
         raise OSError(errno.ENOSYS, "no open file description locks on this system")
-    fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0))
+    fcntl.fcntl(descriptor, _SET_LOCK, lock)
 
 
-_LIFE: Final = 0
+_LIFE: Final = _lock_of(fcntl.F_WRLCK, 0)
+"""The first byte is that of whoever made the file, while it lives; then the slots' follow."""
+_WRITE: Final = tuple(_lock_of(fcntl.F_WRLCK, 1 + slot) for slot in range(_MOST_SLOTS))
+_READ: Final = tuple(_lock_of(fcntl.F_RDLCK, 1 + slot) for slot in range(_MOST_SLOTS))
+_FREE: Final = tuple(_lock_of(fcntl.F_UNLCK, 1 + slot) for slot in range(_MOST_SLOTS))
 
 
-def _place(slot: int) -> int:
-    return 1 + slot
+class NoRing(WireError):
+    """There is no ring of that name: it was closed, or never there."""
+
+
+def path_of(name: str) -> Path:
+    """The file of a ring, or of a doorbell."""
+    return _FOLDER / f"camfabric-{name}"
 
 
 def _path(file: int) -> Path:
-    return _FOLDER / f"camfabric-{file:016x}"
+    return path_of(f"{file:016x}")
+
+
+def guard(descriptor: int) -> None:
+    """Keep a file that was made and opened a moment ago from being taken for a dead process's, while this one lives.
+
+    Raises:
+        OSError: it was taken for one already.
+    """
+    _lock(descriptor, _LIFE)
+    if not os.fstat(descriptor).st_nlink:
+        raise OSError(errno.EAGAIN, "it was taken for a dead process's")
 
 
 def host() -> str:
@@ -119,7 +158,7 @@ def make_host() -> str:
 
 
 def sweep() -> None:
-    """Remove what dead publishers of this user have left in /dev/shm."""
+    """Remove what dead publishers and subscribers of this user have left in /dev/shm."""
     with contextlib.suppress(OSError):
         for path in list(_FOLDER.iterdir()):
             if _NAME.fullmatch(path.name):
@@ -132,17 +171,15 @@ def _remove_dead(path: Path) -> None:
     except OSError:  # another user's, or gone
         return
     try:
-        if _is_own_file(os.fstat(descriptor)):
-            _lock(descriptor, fcntl.F_WRLCK, _LIFE)
+        status = os.fstat(descriptor)
+        is_made_here = stat.S_ISFIFO(status.st_mode) if path.suffix else stat.S_ISREG(status.st_mode)
+        if is_made_here and status.st_uid == os.geteuid():
+            _lock(descriptor, _LIFE)
             path.unlink()
-    except OSError:  # its writer lives
+    except OSError:  # its maker lives
         return
     finally:
         os.close(descriptor)
-
-
-def _is_own_file(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 class Ring:
@@ -150,45 +187,50 @@ class Ring:
 
     Args:
         picture_bytes: the largest picture that it takes.
+        header_bytes: the largest header, at least; there is room for a page of it anyway.
+        camera: its name.
         epoch: the publisher's.
 
     Raises:
         OSError: there is no room for it, or no such memory.
     """
 
-    def __init__(self, picture_bytes: int, *, epoch: int, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, picture_bytes: int, *, camera: str, epoch: int, header_bytes: int = 0, limits: Limits = LIMITS
+    ) -> None:
         import numpy as np
 
         self.picture_bytes: Final = picture_bytes
-        self._stride = -(-picture_bytes // _PAGE) * _PAGE
+        self._room = _pages(_SIZES.size + header_bytes)
+        self._stride = self._room + _pages(picture_bytes)
         self._most = min(limits.shared_slots, limits.shared_bytes // self._stride, _MOST_SLOTS)
         if self._most < _FEWEST_SLOTS:
             raise OSError(errno.EFBIG, f"a picture of {picture_bytes} bytes is too large for it")
         sweep()
-        self.file: Final = secrets.randbits(64)
+        self.file: Final = secrets.randbits(64) or 1  # 0 is none
         self._order: deque[int] = deque()
         """The slots, that which was written longest ago first."""
         self._generation = 0
+        self._shape: tuple[tuple[int, ...], Any] = ((), None)
+        self._pictures: dict[int, NDArray[Any]] = {}
+        """The slots' pixels as arrays of that shape and type."""
         self._descriptor = os.open(_path(self.file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            self._live()
-            self._size = _PAGE + self._most * self._stride
-            os.ftruncate(self._descriptor, self._size)
+            guard(self._descriptor)
+            size = _PAGE + self._most * self._stride
+            os.ftruncate(self._descriptor, size)
             first = min(_FIRST_SLOTS, self._most)
             self._allocate(0, _PAGE + first * self._stride)
             self._order.extend(range(first))
-            memory = mmap.mmap(self._descriptor, self._size)
-            _HEAD.pack_into(memory, 0, _MAGIC, epoch, self._stride, self._most)
-            self._generations: NDArray[Any] = np.frombuffer(memory, "<u8", self._most, _GENERATIONS_AT)
-            self._bytes: NDArray[Any] = np.frombuffer(memory, np.uint8)
+            self._memory = mmap.mmap(self._descriptor, size)
+            name = camera.encode()
+            _CAMERA.pack_into(self._memory, _CAMERA_AT, len(name), name)
+            _HEAD.pack_into(self._memory, 0, _MAGIC, epoch, self._stride, self._most, self._room)
+            self._generations: NDArray[Any] = np.frombuffer(self._memory, "<u8", self._most, _GENERATIONS_AT)
+            self._newest: NDArray[Any] = np.frombuffer(self._memory, "<u8", 1, _NEWEST_AT)
         except BaseException:
             self.close()
             raise
-
-    def _live(self) -> None:
-        _lock(self._descriptor, fcntl.F_WRLCK, _LIFE)
-        if not os.fstat(self._descriptor).st_nlink:
-            raise OSError(errno.EAGAIN, "it was taken for a dead publisher's")
 
     def _allocate(self, offset: int, length: int) -> None:
         """Take memory before it is written to: where a write finds none, the process is ended by SIGBUS.
@@ -205,11 +247,16 @@ class Ring:
         """How many there are now."""
         return len(self._order)
 
-    def write(self, image: Image) -> Descriptor | None:
+    def fits(self, picture_bytes: int, header_bytes: int) -> bool:
+        """Whether it is for pictures of that size, with headers of that size."""
+        return self.picture_bytes == picture_bytes and _SIZES.size + header_bytes <= self._room
+
+    def write(self, image: Image, header: bytes = b"") -> Descriptor | None:
         """Copy a picture into a slot that nobody holds; None where there is none.
 
         Args:
             image: (H, W, 3) uint8, or (H, W) uint8 or uint16, of at most `picture_bytes`.
+            header: that of its frame, with codec raw.
         """
         import numpy as np
 
@@ -220,13 +267,36 @@ class Ring:
             # A reader that comes while this is not done finds no such generation, also where this is never done.
             self._generations[slot] = 0
             begin = _PAGE + slot * self._stride
-            dtype = image.dtype.newbyteorder("<")
-            np.copyto(self._bytes[begin : begin + image.nbytes].view(dtype).reshape(image.shape), image)
+            _SIZES.pack_into(self._memory, begin, len(header), image.nbytes)
+            self._memory[begin + _SIZES.size : begin + _SIZES.size + len(header)] = header
+            np.copyto(self._pixels(slot, image), image)
             self._generation += 1
             self._generations[slot] = self._generation
         finally:
-            _lock(self._descriptor, fcntl.F_UNLCK, _place(slot))
+            _lock(self._descriptor, _FREE[slot])
+        self._newest[0] = self._generation << _SLOT_BITS | slot
         return Descriptor(self.file, self._generation, slot)
+
+    def _pixels(self, slot: int, like: Image) -> NDArray[Any]:
+        """A slot's pixels as an array like that one."""
+        import numpy as np
+
+        if self._shape != (like.shape, like.dtype):
+            self._shape = (like.shape, like.dtype)
+            self._pictures.clear()
+        pixels = self._pictures.get(slot)
+        if pixels is None:
+            begin = _PAGE + slot * self._stride + self._room
+            pixels = np.frombuffer(self._memory, like.dtype.newbyteorder("<"), like.size, begin).reshape(like.shape)
+            self._pictures[slot] = pixels
+        return pixels
+
+    def copied(self, descriptor: Descriptor) -> Image | None:
+        """A copy of what was written last or shortly before; None where another picture has taken its place."""
+        if self._generations[descriptor.slot] != descriptor.generation:
+            return None
+        pixels = self._pictures.get(descriptor.slot)
+        return None if pixels is None else pixels.copy()
 
     def _taken(self) -> int | None:
         """A slot with its lock: the one written longest ago, but the last one only where there can be no more."""
@@ -235,7 +305,7 @@ class Ring:
             if place == last and (new := self._grown()) is not None:
                 slot = new
             try:
-                _lock(self._descriptor, fcntl.F_WRLCK, _place(slot))
+                _lock(self._descriptor, _WRITE[slot])
             except OSError:
                 continue
             self._order.remove(slot)
@@ -265,84 +335,154 @@ class Ring:
             self._descriptor = -1
 
 
+def _pages(size: int) -> int:
+    """That many bytes in whole pages."""
+    return -(-size // _PAGE) * _PAGE
+
+
 class RingReader:
     """A ring as a subscriber reads it. Safe for any number of threads.
 
     Raises:
-        WireError: there is no such ring of this publisher, or it is not this user's.
+        NoRing: there is none of that name.
+        WireError: it is no ring, or not this user's.
     """
 
-    def __init__(self, file: int, *, epoch: int, limits: Limits = LIMITS) -> None:
+    def __init__(self, file: int, *, limits: Limits = LIMITS) -> None:
+        import numpy as np
+
         self.file: Final = file
         self._limits = limits
+        self._lock = threading.Lock()
         self._held: set[int] = set()
+        self._moved = 0
+        self.is_rung = False
+        """Whether a doorbell has told of it."""
+        self.looked = 0
+        """The generation that was newest at the last look at it."""
+        self.taken = 0
+        """That of the picture that was taken last ..."""
+        self.last_seq: int | None = None
+        """... and its frame's number, if one was taken."""
         try:
             self._descriptor = os.open(_path(file), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise NoRing("no shared memory of that name", reason="memory") from error
         except OSError as error:
             raise WireError(f"no shared memory of that name: {error.strerror}", reason="memory") from error
         # Not before all of its pictures are let go: they hold this.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         try:
-            self._memory, self._stride, self._slots = self._mapped(epoch)
-        except (OSError, ValueError) as error:
+            self._memory = self._mapped()
+        except (OSError, ValueError, WireError) as error:
             raise WireError(f"shared memory cannot be read: {error}", reason="memory") from error
+        self._newest: NDArray[Any] = np.frombuffer(self._memory, "<u8", 1, _NEWEST_AT)
+        self.news: Final = Frame(camera=self.camera, channel=f"{SHM}/", epoch=self.epoch, payload=b"")
+        """What stands for a new picture until it is taken."""
 
-    def _mapped(self, epoch: int) -> tuple[mmap.mmap, int, int]:
+    def _mapped(self) -> mmap.mmap:
         status = os.fstat(self._descriptor)
-        if not _is_own_file(status) or status.st_size < _PAGE:
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size < _PAGE:
             raise ValueError("it is no file of this user")
-        magic, its_epoch, stride, slots = _HEAD.unpack(os.pread(self._descriptor, _HEAD.size, 0))
-        if magic != _MAGIC or its_epoch != epoch:
-            raise ValueError("it is not this publisher's")
+        page = os.pread(self._descriptor, _PAGE, 0)
+        magic, self.epoch, self._stride, self._slots, self._room = _HEAD.unpack_from(page)
+        length, name = _CAMERA.unpack_from(page, _CAMERA_AT)
+        if magic != _MAGIC:
+            raise ValueError("it is no ring of pictures")
         if not (
-            stride % _PAGE == 0 < stride <= self._limits.payload_bytes
-            and 0 < slots <= _MOST_SLOTS
-            and status.st_size == _PAGE + slots * stride
+            self._stride % _PAGE == 0
+            and self._room % _PAGE == 0 < self._room < self._stride <= self._room + self._limits.payload_bytes
+            and self._room <= _pages(_SIZES.size + self._limits.header_bytes)
+            and 0 < self._slots <= _MOST_SLOTS
+            and status.st_size == _PAGE + self._slots * self._stride
         ):
-            raise ValueError(f"{slots} slots of {stride} bytes are not its {status.st_size} bytes")
-        _lock(self._descriptor, fcntl.F_UNLCK, _place(0))  # whether there are such locks here
-        return mmap.mmap(self._descriptor, status.st_size, access=mmap.ACCESS_READ), stride, slots
+            raise ValueError(f"{self._slots} slots of {self._stride} bytes are not its {status.st_size} bytes")
+        self.camera = parse_topic(b"%s/%s/" % (CAM.encode(), name[:length]))[1]
+        _lock(self._descriptor, _FREE[0])  # whether there are such locks here
+        return mmap.mmap(self._descriptor, status.st_size, access=mmap.ACCESS_READ)
 
-    def read(self, descriptor: Descriptor, size: int) -> NDArray[Any] | None:
-        """The bytes of a picture: (size,) uint8, read-only; None where another one has taken its place.
+    def has_moved(self) -> bool:
+        """Whether anything was written since the last call."""
+        before, self._moved = self._moved, int(self._newest[0])
+        return before != self._moved
 
-        It stays as it is for as long as the array, or a view of it, is held. Where as many as `shared_held` are, it is
-        a copy.
+    @property
+    def has_picture(self) -> bool:
+        """Whether anything was written yet."""
+        return int(self._newest[0]) != 0
+
+    def has_news(self) -> bool:
+        """Whether there is a picture that was not there at the last look, and that nobody has taken since."""
+        generation = int(self._newest[0]) >> _SLOT_BITS
+        is_news = generation > max(self.looked, self.taken)
+        self.looked = max(self.looked, generation)
+        return is_news
+
+    def take(self) -> tuple[bytes, NDArray[Any]] | None:
+        """The newest picture, with its header: (size,) uint8, read-only; None where it was taken before.
+
+        Or where it is overwritten just now: then there will be a newer one. It stays as it is for as long as the array,
+        or a view of it, is held. Where as many as `shared_held` are, it is a copy.
+
+        Raises:
+            WireError: what stands there does not add up.
         """
+        with self._lock:
+            for _ in range(_TRIES):
+                # Whether it still is in that slot, and all of it, is known only once the slot is locked.
+                newest = int(self._newest[0])
+                generation, slot = newest >> _SLOT_BITS, newest & ((1 << _SLOT_BITS) - 1)
+                if generation <= self.taken:
+                    return None
+                if slot >= self._slots:
+                    raise WireError(f"slot {slot} of {self._slots} in shared memory", reason="memory")
+                if slot not in self._held and self._has_locked(slot, generation):
+                    self.taken = generation
+                    return self._content(slot)
+        return None
+
+    def _has_locked(self, slot: int, generation: int) -> bool:
+        try:
+            _lock(self._descriptor, _READ[slot])
+        except OSError:  # it is written just now
+            return False
+        (its,) = _GENERATION.unpack_from(self._memory, _GENERATIONS_AT + slot * _GENERATION.size)
+        if its == generation:
+            return True
+        _lock(self._descriptor, _FREE[slot])
+        return False
+
+    def _content(self, slot: int) -> tuple[bytes, NDArray[Any]]:
+        """What is in a slot that is locked. The lock is given back with the picture."""
         import numpy as np
 
-        slot = descriptor.slot
-        if slot >= self._slots or size > self._stride or slot in self._held:
-            return None
-        try:
-            _lock(self._descriptor, fcntl.F_RDLCK, _place(slot))
-        except OSError:  # it is written just now
-            return None
-        (generation,) = _GENERATION.unpack_from(self._memory, _GENERATIONS_AT + slot * _GENERATION.size)
-        if generation != descriptor.generation:
-            _lock(self._descriptor, fcntl.F_UNLCK, _place(slot))
-            return None
-        picture = np.frombuffer(self._memory, np.uint8, size, _PAGE + slot * self._stride)
+        begin = _PAGE + slot * self._stride
+        header_bytes, picture_bytes = _SIZES.unpack_from(self._memory, begin)
+        if header_bytes > self._room - _SIZES.size or picture_bytes > self._stride - self._room:
+            _lock(self._descriptor, _FREE[slot])
+            raise WireError(f"{header_bytes} and {picture_bytes} bytes in a slot of shared memory", reason="memory")
+        header = self._memory[begin + _SIZES.size : begin + _SIZES.size + header_bytes]
+        picture = np.frombuffer(self._memory, np.uint8, picture_bytes, begin + self._room)
         if len(self._held) >= self._limits.shared_held:
             picture = picture.copy()
             picture.flags.writeable = False
-            _lock(self._descriptor, fcntl.F_UNLCK, _place(slot))
-            return picture
-        self._held.add(slot)
-        weakref.finalize(picture, self._release, slot, os.getpid()).atexit = False
-        return picture
+            _lock(self._descriptor, _FREE[slot])
+        else:
+            self._held.add(slot)
+            weakref.finalize(picture, self._release, slot, os.getpid()).atexit = False
+        return header, picture
 
     def _release(self, slot: int, process: int) -> None:
         """A picture is let go. May be called by any thread, wherever that is."""
-        self._held.discard(slot)
         if os.getpid() == process:  # and not by a forked one, which shares the locks
-            _lock(self._descriptor, fcntl.F_UNLCK, _place(slot))
+            _lock(self._descriptor, _FREE[slot])
+        self._held.discard(slot)
 
 
 class SharedPictures:
-    """What a subscriber has of the rings on its host: the newest of each camera.
+    """What a subscriber has of the rings on its host: that of each camera.
 
-    `open` and `forget` are called by the thread that receives, `picture` by those that consume.
+    `picture` is called by threads that consume, the others by the one that receives.
     """
 
     def __init__(self, limits: Limits = LIMITS) -> None:
@@ -350,35 +490,80 @@ class SharedPictures:
         """How far this machine's clock is from that of a frame's publisher."""
         self._limits = limits
         self._readers: dict[str, RingReader] = {}
+        self._by_file: dict[int, RingReader] = {}
 
-    def open(self, frame: Frame) -> None:
-        """Have the ring of an announced frame.
+    def ring(self, file: int) -> RingReader:
+        """A ring, the one that is had or one to be had.
 
         Raises:
-            WireError: it is not there, or not what was announced.
+            NoRing: there is none of that name.
+            WireError: it is no ring, or not this user's.
         """
-        descriptor = wire.unpack_descriptor(frame.payload)
-        reader = self._readers.get(frame.camera)
-        if reader is None or reader.file != descriptor.file:
-            self._readers[frame.camera] = RingReader(descriptor.file, epoch=frame.epoch, limits=self._limits)
+        return self._by_file.get(file) or RingReader(file, limits=self._limits)
 
-    def picture(self, frame: Frame) -> Frame | None:
-        """An announced frame with its picture, which it holds; None where another one has taken its place."""
-        descriptor = wire.unpack_descriptor(frame.payload)
-        reader = self._readers.get(frame.camera)
-        if reader is None or reader.file != descriptor.file:
-            return None
-        pixels = reader.read(descriptor, wire.picture_bytes(frame))
-        if pixels is None:
-            return None
-        return replace(
-            frame,
-            channel=SHM,
-            payload=pixels.data,
-            decoded=raw.shaped(frame, pixels),
-            clock_offset_ns=self.offset_ns(frame),
-        )
+    def known(self, file: int) -> RingReader | None:
+        """A ring that is had. Safe from any thread."""
+        return self._by_file.get(file)
+
+    def of(self, camera: str) -> RingReader | None:
+        """The ring that a camera's pictures are taken from."""
+        return self._readers.get(camera)
+
+    def announced(self, frame: Frame) -> RingReader:
+        """The ring of a frame that a publisher has announced. Raises as `ring` does, or where it is another one's."""
+        reader = self.ring(wire.unpack_descriptor(frame.payload).file)
+        if (reader.camera, reader.epoch) != (frame.camera, frame.epoch):
+            raise WireError(f"shared memory of {reader.camera} announced as {frame.camera}'s", reason="memory")
+        return reader
+
+    def rings(self) -> Iterable[RingReader]:
+        """Those that are had."""
+        return tuple(self._by_file.values())
+
+    def have(self, reader: RingReader) -> None:
+        """Take a camera's pictures from this ring from now on."""
+        before = self._readers.get(reader.camera)
+        if before is reader:
+            return
+        if before is not None:
+            del self._by_file[before.file]
+            if before.epoch == reader.epoch:
+                reader.last_seq = before.last_seq
+        self._by_file[reader.file] = self._readers[reader.camera] = reader
 
     def forget(self, camera: str) -> None:
         """Give a camera's ring back, but for what is held of it."""
-        self._readers.pop(camera, None)
+        if (reader := self._readers.pop(camera, None)) is not None:
+            del self._by_file[reader.file]
+
+    def picture(self, camera: str, *, missed: int, dropped: int) -> Frame | None:
+        """The newest frame of a camera, with its picture, which it holds; None where it was taken before.
+
+        `missed` and `dropped` are counted on it, but for the pictures between two of one ring: all of these that were
+        not taken were dropped, and no others.
+
+        Raises:
+            WireError: what stands there does not add up.
+        """
+        reader = self._readers.get(camera)
+        if reader is None or (taken := reader.take()) is None:
+            return None
+        header, pixels = taken
+        frame = wire.unpack_frame(
+            topic(CAM, camera), header, pixels.data, received_ns=time.time_ns(), limits=self._limits
+        )
+        if frame.codec is not Codec.RAW or frame.epoch != reader.epoch:
+            raise WireError(f"{frame.codec.name} of another publisher in shared memory", reason="memory")
+        if reader.last_seq is not None:
+            dropped = max(frame.seq - reader.last_seq - 1, 0)
+        reader.last_seq = max(frame.seq, reader.last_seq or 0)
+        # Nobody else has it yet, and `replace` costs ten times as much.
+        for name, value in (
+            ("channel", SHM),
+            ("decoded", raw.shaped(frame, pixels)),
+            ("clock_offset_ns", self.offset_ns(frame)),
+            ("missed", missed),
+            ("dropped", dropped),
+        ):
+            object.__setattr__(frame, name, value)
+        return frame

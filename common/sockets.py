@@ -285,14 +285,15 @@ class Watch:
         (self._quiet if quiet else self._asked).append(source)
         self._found.append(source)  # before it was asked for the first time, it tells nothing
 
-    def unregister(self, socket: Socket) -> None:
-        """Wait for it no more. Before it is closed."""
-        descriptor = int(socket.getsockopt(zmq.FD))
+    def unregister(self, source: Socket | int) -> None:
+        """Wait for it no more, if it was waited for. Before it is closed."""
+        descriptor = source if isinstance(source, int) else int(source.getsockopt(zmq.FD))
+        if self._sources.pop(descriptor, None) is None:
+            return
         self._poll.unregister(descriptor)
-        del self._sources[descriptor]
         for sockets in (self._asked, self._quiet, self._found):
-            if socket in sockets:
-                sockets.remove(socket)
+            if source in sockets:
+                sockets.remove(source)
 
     def wait(self, timeout_s: float) -> set[Socket | int]:
         """What is readable, within `timeout_s` seconds; nothing where they are over."""

@@ -192,7 +192,8 @@ class Publisher:
     ) -> None:
         """Publish a picture. Returns at once; it is encoded and sent only if somebody watches.
 
-        Where somebody watches on this host it is copied to shared memory meanwhile.
+        Where somebody watches on this host it is copied to shared memory meanwhile, and, unless somebody else watches
+        too, nowhere else.
 
         Args:
             image: (H, W, 3) uint8 BGR, or (H, W) uint8, or (H, W) uint16 with codec "raw".
@@ -208,12 +209,19 @@ class Publisher:
             FabricError: its thread has failed.
         """
         self._check_open()
-        self._encoder.check(image)
-        size = (image.shape[1], image.shape[0])
-        frame = self._checked(self._blank, size, extra, captured_ns, captured_monotonic_ns)
-        if copy:
-            image = image.copy()
-        self._offer(Captured(frame, lambda: image), image)
+        pixel_format = self._encoder.check(image)
+        frame = self._checked((image.shape[1], image.shape[0]), extra, captured_ns, captured_monotonic_ns)
+        shared = self._shared
+        written = None
+        if shared is not None and shared.watched and shared.resize is None:
+            written = shared.write(frame, image, pixel_format)
+        is_coded = self._main.watched or (self._small is not None and self._small.watched)
+        if written is not None and copy and not is_coded:
+            captured = Captured(frame, written.draw)  # what nobody may ever want is copied from there, and not now
+        else:
+            own = image.copy() if copy else image
+            captured = Captured(frame, lambda: own)
+        self._offer(captured, draws=shared is not None and shared.resize is not None)
 
     def send_drawn(
         self,
@@ -236,7 +244,7 @@ class Publisher:
             FabricError: its thread has failed.
         """
         self._check_open()
-        frame = self._checked(self._blank, size, None, None, captured_monotonic_ns)
+        frame = self._checked(size, None, None, captured_monotonic_ns)
         captured = Captured(frame, draw)
         if channel == LOW:
             self._offer_small(captured)
@@ -284,7 +292,11 @@ class Publisher:
         stream = self._packet_stream(channel)
         if len(payload) > LIMITS.payload_bytes or not 0 < size[0] * size[1] <= LIMITS.pixels:
             raise WireError(f"packet of {len(payload)} bytes, {size[0]} x {size[1]} px: too large", reason="size")
-        packet = self._blank.replace(
+        frame = self._checked(
+            size,
+            extra,
+            captured_ns,
+            captured_monotonic_ns,
             channel=channel,
             codec=codec,
             keyframe=keyframe or codec.is_intra,
@@ -294,7 +306,6 @@ class Publisher:
             time_base=time_base,
             payload=payload,
         )
-        frame = self._checked(packet, size, extra, captured_ns, captured_monotonic_ns)
         stream.offer_packet(frame)
         if stream is self._main:
             self._shape = size
@@ -327,11 +338,11 @@ class Publisher:
 
     def _checked(
         self,
-        frame: Frame,
         size: tuple[int, int],
         extra: Mapping[str, Any] | None,
         captured_ns: int | None,
         captured_monotonic_ns: int | None,
+        **fields: Any,
     ) -> Frame:
         """The frame with all that is known of it when it is captured. What cannot be sent is refused here."""
         monotonic_ns = time.monotonic_ns()
@@ -340,14 +351,16 @@ class Publisher:
             captured_monotonic_ns = monotonic_ns - (0 if captured_ns is None else wall_ns - captured_ns)
         if captured_ns is None:
             captured_ns = wall_ns - (monotonic_ns - captured_monotonic_ns)
-        frame = frame.replace(
+        frame = self._blank.replace(
             width=size[0],
             height=size[1],
             captured_ns=captured_ns,
             captured_monotonic_ns=captured_monotonic_ns,
             extra=wire.copy_extra(extra) if extra else {},
+            **fields,
         )
-        wire.pack_header(frame)  # where the caller sees what is wrong with it
+        if fields or extra or captured_ns != wall_ns:
+            wire.pack_header(frame)  # where the caller sees what is wrong with it
         return frame
 
     def _wall_ns(self, monotonic_ns: int) -> int:
@@ -357,25 +370,22 @@ class Publisher:
             self._wall_offset_ns = offset_ns
         return monotonic_ns + self._wall_offset_ns
 
-    def _offer(self, captured: Captured, image: Image | None = None) -> None:
-        """Hand a picture to the main stream, to the small one if that is made of it, and to shared memory."""
+    def _offer(self, captured: Captured, *, draws: bool = True) -> None:
+        """Hand a picture to the main stream, to the small one if that is made of it, and, if it `draws`, to memory."""
         self._shape = self._size or (captured.frame.width, captured.frame.height)
         recovered = self._pulse.beat()
-        watched = self.watched
+        main, shared = self._main, self._shared
+        watched = main.watched
         self._has_pictures = True
-        shared = self._shared
-        if shared is not None and shared.watched:
-            if image is not None and shared.resize is None:
-                shared.write(captured.frame, image)
-            else:
-                # Drawn once, where both have it drawn.
-                captured = replace(captured, draw=functools.cache(captured.draw))
-                shared.offer(captured)
-        is_new = self._main.offer(captured) or (shared is not None and shared.watched)
+        if shared is not None and shared.watched and draws:
+            # Drawn once, where both have it drawn.
+            captured = replace(captured, draw=functools.cache(captured.draw))
+            shared.offer(captured)
+        is_new = main.offer(captured)
         if not self._small_has_source:
             self._offer_small(captured)
-        # Where it has replaced one, the thread was woken for that.
-        if (is_new and (watched or self.watched)) or recovered:
+        # Where it has replaced one, the thread was woken for that; whoever takes it from memory has been told already.
+        if ((watched or main.watched) and is_new) or recovered or (shared is not None and shared.has_word):
             self._waker.wake()
 
     def _offer_small(self, captured: Captured) -> None:
@@ -411,7 +421,7 @@ class Publisher:
             height=self._shape[1],
             fps_in=round(self._pulse.per_second(), 6) if state == LIVE else 0.0,
             fps_out=round(sender.fps_out, 2) if state == LIVE else 0.0,
-            sent=sender.sent,
+            sent=sender.sent + (self._shared.written if self._shared is not None else 0),
             sent_bytes=sender.sent_bytes,
             encoded=main.encoded + (self._small.encoded if self._small is not None else 0),
             dropped=main.dropped + (self._shared.dropped if self._shared is not None else 0),

@@ -77,7 +77,6 @@ class Sender(threading.Thread):
         self._announced = announce_at_once
         self._complaints = Complaints(logger)
         self._rate = Rate()
-        self._shared_rate = Rate()
         self.failed = False
         self.fps_out = 0.0
         self.sent = 0
@@ -125,7 +124,7 @@ class Sender(threading.Thread):
                 if now >= said_at + TIMES.status_s or state != said or asked:
                     said, said_at = state, now
                     self._status_asked = False
-                    self.fps_out = max(self._rate.per_second(), self._shared_rate.per_second())
+                    self.fps_out = max(self._rate.per_second(), self._shared.per_second() if self._shared else 0.0)
                     self._send_status()
             self._send_status()
         except Exception:
@@ -239,8 +238,6 @@ class Sender(threading.Thread):
     def _send_shared(self, shared: SharedStream) -> None:
         for header, payload in self._guarded(shared.pull):
             self._audience.send([shared.topic, header, payload])
-            self._shared_rate.tick()
-            self.sent += 1
             self.sent_bytes += len(payload)
 
     def _send_status(self) -> None:

@@ -1,35 +1,66 @@
-"""A camera's pictures in this host's shared memory: written while somebody on it subscribes to them, and announced."""
+"""A camera's pictures in this host's shared memory: written while somebody on it subscribes to them."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from camfabric.common import wire
-from camfabric.common.codecs import Encoding, make_encoder
-from camfabric.common.frame import Codec, Frame
+from camfabric.common.codecs import raw
+from camfabric.common.doorbell import open_doorbell, press
+from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Slot
 from camfabric.common.settings import LIMITS, TIMES, Limits
 from camfabric.common.shared import Ring
-from camfabric.common.topics import shared_channel, topic
+from camfabric.common.stats import Rate
+from camfabric.common.topics import SHM, shared_channel, split_shared, topic
+from camfabric.common.wire import Descriptor
 from camfabric.publisher.stream import Captured, Message
 
 if TYPE_CHECKING:
     from camfabric.common.frame import Image
 
-__all__ = ["SharedStream"]
+__all__ = ["SharedStream", "Written"]
 
 logger = logging.getLogger(__name__)
+
+
+class Written:
+    """A picture that was written to shared memory, for whoever wants it after all. Safe for any number of threads.
+
+    Nothing is copied before somebody does, or the memory is given back.
+    """
+
+    def __init__(self, ring: Ring, descriptor: Descriptor, lock: threading.Lock) -> None:
+        self._ring: Ring | None = ring
+        self._descriptor = descriptor
+        self._lock = lock
+        self._image: Image | None = None
+
+    def draw(self) -> Image | None:
+        """A copy of it, the same at each call; None where a newer one has taken its place."""
+        with self._lock:
+            self.save()
+        return self._image
+
+    def save(self) -> None:
+        """Copy it while it is there. With the ring's lock."""
+        if self._ring is not None:
+            self._image = self._ring.copied(self._descriptor)
+            self._ring = None
 
 
 class SharedStream:
     """Belongs to the sender's thread, but for `write`, `offer`, and what may be read from any thread.
 
-    Where there is no room, or readers hold every slot, it is withdrawn for a minute: subscribers take the main stream.
+    Subscribers are told of each picture by their doorbells, in the thread that writes it, or, where they have none that
+    can be opened, by an announcement over the socket. Where there is no room, or readers hold every slot, memory is
+    withdrawn for a minute: subscribers take the main stream.
 
     Args:
         camera: its name.
@@ -54,18 +85,24 @@ class SharedStream:
         self._head = topic(shared_channel(host))
         self._epoch = epoch
         self._limits = limits
-        self._encoder = make_encoder(Encoding(codec=Codec.RAW))
         self._subscriptions: set[bytes] = set()
+        """To announcements."""
+        self._doorbells: dict[bytes, int] = {}
+        """Those that are pressed: the subscription that asked for it, and the descriptor."""
         self._watched = threading.Event()
         self._lock = threading.Lock()
         self._ring: Ring | None = None
+        self._written: weakref.ref[Written] | None = None
         self._starved_since: float | None = None
         self._withdrawn_until = 0.0
         self._captured: Slot[Captured] = Slot()
-        self._written: Slot[Frame] = Slot()
+        self._announced: Slot[Message] = Slot()
         self._next_seq = 0
+        self._rate = Rate()
+        self.has_word = False
+        """Whether the sender's thread has something to say of what was written: it is to be woken."""
         self.dropped = 0
-        """Pictures for which there was no slot, or that a newer one replaced before they were announced."""
+        """Pictures for which there was no slot, or that a newer one replaced before they were drawn."""
 
     @property
     def watched(self) -> bool:
@@ -77,38 +114,75 @@ class SharedStream:
         """The host on which its pictures can be had now, or ""."""
         return self._host if time.monotonic() >= self._withdrawn_until else ""
 
+    @property
+    def written(self) -> int:
+        """How many pictures were written."""
+        return self._next_seq
+
+    def per_second(self) -> float:
+        """Pictures written a second."""
+        with self._lock:
+            return self._rate.per_second()
+
     # From whoever captures
 
-    def write(self, frame: Frame, image: Image) -> None:
-        """Copy a picture into shared memory. Whoever gave it may write to it afterwards."""
+    def write(self, frame: Frame, image: Image, pixel_format: PixelFormat) -> Written | None:
+        """Copy a picture of that format into shared memory; None where that was not done.
+
+        Whoever gave it may write to it afterwards.
+        """
         with self._lock:
             if not self.watched or not self.offered:
-                return
+                return None
+            header = wire.pack_header(
+                # A whole one costs half of what `replace` does.
+                Frame(
+                    camera=self._camera,
+                    codec=Codec.RAW,
+                    pixel_format=pixel_format,
+                    width=image.shape[1],
+                    height=image.shape[0],
+                    epoch=self._epoch,
+                    seq=self._next_seq,
+                    captured_ns=frame.captured_ns,
+                    captured_monotonic_ns=frame.captured_monotonic_ns,
+                    encoded_ns=time.time_ns(),
+                    extra=frame.extra,
+                )
+            )
             try:
-                if self._ring is None or self._ring.picture_bytes != image.nbytes:
-                    self._close_ring()
-                    self._ring = Ring(image.nbytes, epoch=self._epoch, limits=self._limits)
-                descriptor = self._ring.write(image)
+                ring = self._ring_for(image, header)
+                descriptor = ring.write(image, header)
             except OSError as error:
                 self._withdraw(error.strerror or str(error))
-                return
+                return None
             if descriptor is None:
                 self._starve()
-                return
+                return None
             self._starved_since = None
-        written = replace(
-            frame,
-            codec=Codec.RAW,
-            pixel_format=self._encoder.check(image),
-            width=image.shape[1],
-            height=image.shape[0],
-            payload=wire.pack_descriptor(descriptor),
-        )
-        self.dropped += self._written.put(written)
+            self._next_seq += 1
+            self._rate.tick()
+            for doorbell in self._doorbells.values():
+                press(doorbell, ring.file)
+            if self._subscriptions:
+                self._announced.put((header, wire.pack_descriptor(descriptor)))
+                self.has_word = True
+            written = Written(ring, descriptor, self._lock)
+            self._written = weakref.ref(written)
+            return written
+
+    def _ring_for(self, image: Image, header: bytes) -> Ring:
+        if self._ring is None or not self._ring.fits(image.nbytes, len(header)):
+            self._close_ring()
+            self._ring = Ring(
+                image.nbytes, camera=self._camera, epoch=self._epoch, header_bytes=len(header), limits=self._limits
+            )
+        return self._ring
 
     def offer(self, captured: Captured) -> None:
         """Take a picture that is drawn, or resized, before it is written: by `pull`."""
         self.dropped += self._captured.put(captured)
+        self.has_word = True
 
     def _starve(self) -> None:
         now = time.monotonic()
@@ -121,13 +195,17 @@ class SharedStream:
     def _withdraw(self, why: str) -> None:
         self._withdrawn_until = time.monotonic() + TIMES.shared_again_s
         self._close_ring()
+        self.has_word = True
         logger.warning("no shared memory for %s: %s; subscribers here take the main stream", self._camera, why)
 
     def _close_ring(self) -> None:
         self._starved_since = None
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        if self._ring is None:
+            return
+        if self._written is not None and (written := self._written()) is not None:
+            written.save()  # it is what the first viewer of the main stream is given
+        self._ring.close()
+        self._ring = None
 
     # From whoever subscribes
 
@@ -136,11 +214,30 @@ class SharedStream:
         if self.topic.startswith(prefix) and prefix.startswith(self._head):
             self._subscriptions.add(prefix)
             self._watched.set()
+        elif (split := split_shared(prefix)) is not None and split[1] == topic(self._camera):
+            self._add_doorbell(prefix, split[0].decode().removeprefix(f"{SHM}/").removesuffix("/"))
+
+    def _add_doorbell(self, prefix: bytes, name: str) -> None:
+        if prefix in self._doorbells or len(self._doorbells) >= self._limits.shared_doorbells:
+            return
+        try:
+            doorbell = open_doorbell(name)
+        except OSError as error:  # another host's, container's or user's: announcements are for these
+            logger.debug("no doorbell for %s: %s", self._camera, error)
+            return
+        with self._lock:
+            self._doorbells[prefix] = doorbell
+            self._watched.set()
+            if self._ring is not None:
+                press(doorbell, self._ring.file)
 
     def unsubscribe(self, prefix: bytes) -> None:
         """Remove a subscription; with the last one the memory is given back."""
         self._subscriptions.discard(prefix)
-        if not self._subscriptions and self.watched:
+        with self._lock:
+            if (doorbell := self._doorbells.pop(prefix, None)) is not None:
+                os.close(doorbell)
+        if not self._subscriptions and not self._doorbells and self.watched:
             self.unwatch()
 
     def unwatch(self) -> None:
@@ -148,21 +245,23 @@ class SharedStream:
         self._subscriptions.clear()
         self._watched.clear()
         with self._lock:
+            for doorbell in self._doorbells.values():
+                os.close(doorbell)
+            self._doorbells.clear()
             self._close_ring()
         self._captured.take()
-        self._written.take()
+        self._announced.take()
 
     def pull(self) -> list[Message]:
-        """What is to be sent now: where the newest picture lies.
+        """What is to be sent now: where the newest picture lies, to those who have to be told so.
 
         Raises:
             FabricError: it cannot be drawn.
         """
-        if self.watched and (captured := self._captured.take()) is not None:
-            image = captured.drawn()
-            self.write(captured.frame, image if self.resize is None else self.resize(image))
-        if (frame := self._written.take()) is None:
-            return []
-        frame = replace(frame, seq=self._next_seq, encoded_ns=time.time_ns())
-        self._next_seq += 1
-        return [(wire.pack_header(frame), frame.payload)]
+        self.has_word = False
+        if self.watched and (captured := self._captured.take()) is not None and (image := captured.drawn()) is not None:
+            if self.resize is not None:
+                image = self.resize(image)
+            self.write(captured.frame, image, raw.check(image))
+        message = self._announced.take()
+        return [] if message is None else [message]

@@ -36,10 +36,10 @@ class Captured:
 
     frame: Frame
     """What is known of it."""
-    draw: Callable[[], Image]
+    draw: Callable[[], Image | None]
 
-    def drawn(self) -> Image:
-        """The picture.
+    def drawn(self) -> Image | None:
+        """The picture; None where there is a newer one by now, which is on its way.
 
         Raises:
             FabricError: it cannot be drawn.
@@ -221,11 +221,13 @@ class Stream:
         return message
 
     def _coded(self, captured: Captured) -> list[Message]:
-        image = captured.drawn()
+        frame, image = captured.frame, captured.drawn()
+        if image is None:
+            return []
         if self._resize is not None:
             image = self._resize(image)
         self.encoded += 1
-        frames = self._encoder.encode(captured.frame, image, keyframe=self._needs_keyframe)
+        frames = self._encoder.encode(frame, image, keyframe=self._needs_keyframe)
         now_ns = time.time_ns()
         messages = [self._numbered(frame, now_ns)[1] for frame in frames]
         if frames:

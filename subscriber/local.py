@@ -37,6 +37,8 @@ class _Camera:
     way: _Way = _Way.BOTH
     passed_by: int = 0
     """Frames of the main stream that came in vain."""
+    is_woken: bool = False
+    """Its pictures come by the doorbell, and announcements are of no use."""
 
 
 class Local:
@@ -46,6 +48,8 @@ class Local:
         self._limits = limits
         self._clock = clock
         self._host = ""
+        self.doorbell = ""
+        """The name by which publishers know this subscriber's, if it has one."""
         self._cameras: dict[str, _Camera] = {}
 
     def topics(self, filters: Iterable[str], known: Collection[str]) -> set[bytes]:
@@ -63,9 +67,25 @@ class Local:
                 wanted.update(topic(CAM, camera) for camera in under if not self.in_memory(camera))
             else:
                 wanted.add(topic(CAM, filter_))
-            asked = (camera for camera in under if self.is_asked(camera))
-            wanted.update(topic(shared_channel(self._host), camera) for camera in asked)
+            wanted.update(topic(shared_channel(asked), camera) for camera in under for asked in self._asked(camera))
         return wanted
+
+    def _asked(self, camera: str) -> list[str]:
+        """What a camera's publisher is asked for: announcements by the host, to be woken by the doorbell."""
+        found = self._cameras.get(camera)
+        if found is None or found.way is _Way.REFUSED:
+            return []
+        return [name for name in ("" if found.is_woken else self._host, self.doorbell) if name]
+
+    @property
+    def host(self) -> str:
+        """This host, if a camera is offered on it."""
+        return self._host
+
+    def is_woken(self, camera: str) -> bool:
+        """Whether its pictures come by the doorbell."""
+        found = self._cameras.get(camera)
+        return found is not None and found.is_woken
 
     def in_memory(self, camera: str) -> bool:
         """Whether it is taken from memory, and its main stream is of no use."""
@@ -88,8 +108,13 @@ class Local:
         if camera is None or (camera.epoch != status.epoch and camera.way is _Way.REFUSED):
             self._cameras[name] = _Camera(status.epoch, now)
             return True
-        if camera.epoch != status.epoch or status.state != LIVE or not status.fps_in:
+        if camera.epoch != status.epoch:
+            # Nobody knows yet whether the new one can open the doorbell.
+            was_woken, camera.is_woken = camera.is_woken, False
             camera.epoch, camera.since = status.epoch, now
+            return was_woken
+        if status.state != LIVE or not status.fps_in:
+            camera.since = now
         elif camera.way is _Way.MEMORY and now - camera.since > max(TIMES.offline_s, 3 / status.fps_in):
             return self.refuse(name)  # it is live, and nothing comes
         return False
@@ -99,11 +124,14 @@ class Local:
             self._host = host()
         return self._host
 
-    def arrived(self, camera: str) -> bool:
-        """A picture came from memory."""
+    def arrived(self, camera: str, *, is_woken: bool = False) -> bool:
+        """A picture came from memory; `is_woken` if the doorbell told so."""
         found = self._cameras[camera]
-        before, found.way, found.since = found.way, _Way.MEMORY, self._clock()
-        return before is not _Way.MEMORY
+        found.since = self._clock()
+        if found.way is _Way.MEMORY and (found.is_woken or not is_woken):
+            return False
+        found.way, found.is_woken = _Way.MEMORY, is_woken
+        return True
 
     def passed(self, camera: str) -> bool:
         """A frame of the main stream came."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from camfabric.common import wire
 from camfabric.common.dial import Dial
+from camfabric.common.doorbell import Doorbell
 from camfabric.common.errors import ConfigError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
 from camfabric.common.settings import LIMITS, TIMES, Limits
-from camfabric.common.shared import SharedPictures
+from camfabric.common.shared import NoRing, RingReader, SharedPictures
 from camfabric.common.sockets import Socket, Waker, Watch, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status
@@ -31,9 +32,11 @@ from camfabric.common.topics import (
     parse_request,
     parse_topic,
     request_topic,
+    shared_channel,
     topic,
 )
 from camfabric.subscriber.clocks import Clocks
+from camfabric.subscriber.door import Door
 from camfabric.subscriber.local import Local
 from camfabric.subscriber.sequence import Sequence
 
@@ -87,8 +90,8 @@ class Receiver(threading.Thread):
     """Receives frames and statuses of cameras by filters over any number of endpoints.
 
     With `channel=None` it takes statuses alone. `on_status` is called in this thread with each change. The filter "" is
-    every camera; `watch` replaces the filters while it runs. With `shared`, cameras of this host are taken
-    from its memory.
+    every camera; `watch` replaces the filters while it runs. With `shared` and `door`, cameras of this host
+    are taken from its memory.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Receiver(threading.Thread):
         channel: str | None,
         mailbox: Mailbox,
         shared: SharedPictures | None = None,
+        door: Door | None = None,
         limits: Limits = LIMITS,
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
@@ -112,12 +116,16 @@ class Receiver(threading.Thread):
         self._on_status = on_status
         self._shared = shared
         self._local = None if shared is None else Local(limits=limits)
+        self._door = door
         self._topics: frozenset[bytes] = frozenset()
         self._known: frozenset[str] = frozenset()
         """The cameras that were heard of when the topics were chosen."""
         self._ended: dict[str, float] = {}
         """Cameras whose publisher has said goodbye, and until when what it announced may still be read."""
+        self._watch = Watch()
         self._waker = Waker()
+        if door is not None:
+            door.on_call = self._waker.wake
         self._stop_asked = False
         self._streams: dict[str, _Stream] = {}
         self._clocks = Clocks()
@@ -149,7 +157,7 @@ class Receiver(threading.Thread):
 
     def run(self) -> None:
         """The thread's loop."""
-        watch = Watch()
+        watch = self._watch
         watch.register(self._waker.fileno())
         for link in self._links:
             if self._channel is None:
@@ -164,6 +172,8 @@ class Receiver(threading.Thread):
                 ready = watch.wait(next_tick - time.monotonic())
                 if self._waker.fileno() in ready:
                     self._waker.clear()
+                if self._door is not None and self._door.doorbell is not None:
+                    self._tend(self._door, self._door.doorbell, ready)
                 for link in self._links:
                     if link.dial.monitor in ready:
                         link.dial.hear()
@@ -177,6 +187,9 @@ class Receiver(threading.Thread):
                 link.dial.close()
                 link.socket.close(0)
             self._mailbox.close()
+            if self._door is not None and self._door.doorbell is not None:
+                self._door.knock()
+                self._door.doorbell.close()
 
     def _change_filters(self, wanted: frozenset[str]) -> None:
         before, self._filters = self._filters, wanted
@@ -311,22 +324,59 @@ class Receiver(threading.Thread):
             self._mend(stream)
 
     def _got_shared(self, link: _Link, frame: Frame, shared: SharedPictures) -> None:
+        """A publisher has announced a picture, for it has not opened the doorbell, or not yet."""
         local = self._local
-        if local is None or not local.is_asked(frame.camera) or not self.roster.accepts(frame.camera, frame.epoch):
+        if local is None or not local.is_asked(frame.camera) or local.is_woken(frame.camera):
+            return
+        if frame.channel != shared_channel(local.host):
+            raise WireError(f"announcement on {frame.channel}/", reason="topic")
+        if not self.roster.accepts(frame.camera, frame.epoch):
             return
         try:
-            shared.open(frame)
+            reader = shared.announced(frame)
+        except NoRing:
+            raise  # it may have been replaced since
         except WireError:
             self._take_main_stream(link, frame.camera, changed=local.refuse(frame.camera))
             raise
-        if local.arrived(frame.camera):
-            # Numbers of its own.
-            self._streams[frame.camera] = _Stream(Sequence(self._limits), link, frame.camera, asked_of=frame.epoch)
+        self._look(reader, shared, local, is_woken=False)
+
+    def _tend(self, door: Door, doorbell: Doorbell, ready: Container[Socket | int]) -> None:
+        """Look at the rings that the doorbell tells of, as far as consumers do not do it themselves."""
+        if door.is_attended:
+            self._watch.unregister(doorbell.fileno())
+        files = door.hear(doorbell) if doorbell.fileno() in ready else set()
+        while door.strange:
+            files.add(door.strange.popleft())
+        for file in files:
+            self._hear(file)
+
+    def _hear(self, file: int) -> None:
+        """A publisher has told of a picture in a ring."""
+        shared, local = self._shared, self._local
+        if shared is None or local is None:
+            return
+        try:
+            self._look(shared.ring(file), shared, local, is_woken=True)
+        except NoRing:
+            pass  # it has been replaced since: its successor's turn comes with its first picture
+        except WireError as error:
+            self.complaints.note("shared memory", error)
+
+    def _look(self, reader: RingReader, shared: SharedPictures, local: Local, *, is_woken: bool) -> None:
+        """Have whoever consumes take the newest picture of a ring, if there is one."""
+        camera = reader.camera
+        if not local.is_asked(camera) or not self.roster.accepts(camera, reader.epoch) or not reader.has_picture:
+            return
+        shared.have(reader)
+        reader.is_rung = reader.is_rung or is_woken
+        if local.arrived(camera, is_woken=is_woken):
+            # What comes on the main stream again, if it does, is another beginning.
+            link = self._streams[camera].link if camera in self._streams else self._links[0]
+            self._streams[camera] = _Stream(Sequence(self._limits), link, camera, asked_of=reader.epoch, received=True)
             self._choose_topics()
-        stream = self._stream(frame.camera, link)
-        for newest in stream.sequence.live(frame):
-            stream.received = True
-            self._mailbox.put(newest)  # whoever takes it completes it
+        if reader.has_news():
+            self._put(reader.news)
 
     def _take_main_stream(self, link: _Link, camera: str, *, changed: bool) -> None:
         """Do without shared memory for a camera, if that is a change."""
@@ -337,10 +387,16 @@ class Receiver(threading.Thread):
         self._shared.forget(camera)
         self._mend(self._streams[camera])
 
+    def _put(self, frame: Frame) -> None:
+        if self._door is None:
+            self._mailbox.put(frame)
+        else:
+            self._door.put(frame)
+
     def _pass_on(self, stream: _Stream, frames: list[Frame]) -> None:
         for frame in frames:
             stream.received = True
-            self._mailbox.put(
+            self._put(
                 frame.replace(
                     received_ns=frame.received_ns or time.time_ns(),
                     clock_offset_ns=self._clocks.offset_ns(frame),
@@ -407,14 +463,38 @@ class Receiver(threading.Thread):
 
     def _follow(self, link: _Link, status: Status, local: Local) -> None:
         """Take a camera from where its status says."""
+        camera, shared = status.camera, self._shared
         if status.state == OFFLINE:
-            self._ended[status.camera] = time.monotonic() + TIMES.offline_s
-        was_in_memory = local.in_memory(status.camera)
+            self._ended[camera] = time.monotonic() + TIMES.offline_s
+        reader = None if shared is None else shared.of(camera)
+        if shared is not None and reader is not None:
+            if reader.epoch != status.epoch:
+                shared.forget(camera)  # its name is another publisher's now
+            elif reader.has_moved() and local.in_memory(camera):
+                # Consumers look at it by themselves.
+                local.arrived(camera, is_woken=local.is_woken(camera))
+        was_in_memory = local.in_memory(camera)
         changed = local.heard(status)
-        if was_in_memory and changed:
-            self._take_main_stream(link, status.camera, changed=True)
-        elif changed or status.camera not in self._known:
+        if reader is not None:
+            reader.is_rung = local.is_woken(camera)  # else what the doorbell tells next is to be known here
+        if changed and local.is_asked(camera):
+            self._have_doorbell(local)
+        if was_in_memory and changed and not local.in_memory(camera):
+            self._take_main_stream(link, camera, changed=True)
+        elif changed or camera not in self._known:
             self._choose_topics()
+
+    def _have_doorbell(self, local: Local) -> None:
+        if self._door is None or self._door.doorbell is not None:
+            return
+        try:
+            doorbell = Doorbell()
+        except OSError as error:
+            logger.debug("no doorbell: %s", error)  # announcements do as well
+            return
+        self._watch.register(doorbell.fileno())
+        local.doorbell = doorbell.name
+        self._door.open(doorbell)
 
     @staticmethod
     def _hurry_clocks(link: _Link, camera: str) -> None:

@@ -24,6 +24,7 @@ from camfabric.common.shared import SharedPictures, sweep
 from camfabric.common.sockets import make_sub
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers
+from camfabric.subscriber.door import Door
 from camfabric.subscriber.receiver import Receiver
 
 __all__ = ["Subscriber"]
@@ -101,6 +102,11 @@ class Subscriber:
         if shared is not None:
             sweep()
         self._decoding = Decoding(self._mailbox, self._complain, shared)
+        self._door: Door | None = None
+        self._next = self._decoding.take if decode else self._mailbox.get
+        if shared is not None:
+            self._door = Door(self._next, self._mailbox, shared, by_consumers=notify is None)
+            self._next = self._door.take
         self._undecodable: dict[str, str] = {}
         self._context: zmq.Context[Any] = zmq.Context()
         dials: list[Dial] = []
@@ -115,7 +121,13 @@ class Subscriber:
             raise
         filters = self.filters if cameras is None else self.filters or [""]
         self._receiver = Receiver(
-            dials, filters=filters, channel=channel, mailbox=self._mailbox, shared=shared, on_status=on_status
+            dials,
+            filters=filters,
+            channel=channel,
+            mailbox=self._mailbox,
+            shared=shared,
+            door=self._door,
+            on_status=on_status,
         )
         self._receiver.start()
 
@@ -159,7 +171,7 @@ class Subscriber:
     def _take(self, timeout: float | None, deadline: float | None) -> Frame:
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return self._decoding.take(remaining) if self._decode else self._mailbox.get(remaining)
+            return self._next(remaining)
         except TimeoutError:
             raise TimeoutError(f"no frame within {timeout or 0:g} s: {self._silence()}") from None
         except Closed:

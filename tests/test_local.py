@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,9 @@ from camfabric.common.status import Status, pack_status
 from camfabric.common.topics import parse_topic, shared_channel, split_shared, topic
 from camfabric.publisher import Publisher
 from camfabric.publisher import shared as publisher_shared
-from camfabric.subscriber import AsyncSubscriber, Subscriber
+from camfabric.publisher.shared import SharedStream, Written
+from camfabric.subscriber import AsyncSubscriber, Subscriber, receiver
+from camfabric.subscriber import local as local_module
 from camfabric.subscriber.local import Local
 
 from .conftest import Eventually, StartBroker
@@ -275,6 +279,312 @@ def test_keys_keep_memory_to_themselves_unless_asked(tmp_path: Path, publisher: 
     assert publisher("e").status().shared == host()
 
 
+# Doorbells
+
+
+def _woken(subscriber: Subscriber, *cameras: str) -> bool:
+    local = subscriber._receiver._local
+    return local is not None and all(map(local.is_woken, cameras))
+
+
+def test_once_it_was_woken_no_message_comes_for_a_picture(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], start_broker: StartBroker, eventually: Eventually
+) -> None:
+    broker = start_broker()
+    camera = publisher(to=broker.to)
+    feed(camera, fps=200)
+    shared = camera._shared
+    assert shared is not None
+    with Subscriber(broker.endpoint) as subscriber, Subscriber(broker.endpoint) as other:
+        for each in (subscriber, other):
+            _read_until(each, lambda frame, each=each: _is_shared(frame) and _woken(each, "a/b"))  # type: ignore[misc]
+        eventually(lambda: not shared._subscriptions and not camera._main.watched)
+        before = camera._sender.sent_bytes
+        frames = _read_until(subscriber, lambda frame: True)
+        frames += _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 100)
+        assert camera._sender.sent_bytes == before
+        assert all(map(_is_shared, frames))
+        assert _only_forward(frames)
+        eventually(lambda: camera.status().fps_out > 20)
+        assert camera.status().sent >= frames[-1].seq
+    eventually(lambda: not shared._doorbells and not camera.watched and shared._ring is None)
+
+
+def test_a_publisher_whose_pictures_come_before_its_status_is_asked_for_no_announcements_for_long(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], eventually: Eventually
+) -> None:
+    camera = publisher()
+    feed(camera, fps=100)
+    with Subscriber(camera.endpoint) as subscriber:
+        _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+        local = subscriber._receiver._local
+        assert local is not None
+        local._cameras["a/b"].epoch += 1  # as if it had not been heard of
+        _read_until(subscriber, lambda _: local._cameras["a/b"].epoch == camera.epoch)
+        _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+        assert camera._shared is not None
+        eventually(lambda: camera._shared is not None and not camera._shared._subscriptions)
+
+
+@pytest.mark.parametrize("whose", ["subscriber", "publisher", "too many"])
+def test_without_a_doorbell_announcements_go_on(
+    whose: str, publisher: Callable[..., Publisher], feed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise PermissionError("no")
+
+    if whose == "subscriber":
+        monkeypatch.setattr(receiver, "Doorbell", refuse)
+    elif whose == "publisher":
+        monkeypatch.setattr(publisher_shared, "open_doorbell", refuse)
+    camera = publisher()
+    assert camera._shared is not None
+    if whose == "too many":
+        camera._shared._limits = replace(LIMITS, shared_doorbells=0)
+    feed(camera)
+    with Subscriber(camera.endpoint) as subscriber:
+        frames = _read_until(subscriber, _is_shared)
+        frames += _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 40)
+        assert all(map(_is_shared, frames[-40:]))
+        assert _only_forward(frames)
+        assert not _woken(subscriber, "a/b")
+        assert camera._shared._subscriptions
+
+
+def test_what_a_slow_consumer_is_not_shown_was_dropped_and_not_missed(publisher: Callable[..., Publisher]) -> None:
+    camera = publisher()
+    image = np.zeros((48, 64, 3), np.uint8)
+    with Subscriber(camera.endpoint) as subscriber:
+        number = 0
+        frames: list[Frame] = []
+        while len(frames) < 60:
+            for _ in range(1 + number % 7):
+                camera.send(image, extra={"number": number})
+                number += 1
+            try:
+                frames.append(subscriber.read(timeout=0.05))
+            except TimeoutError:
+                continue
+            if not (_is_shared(frames[-1]) and _woken(subscriber, "a/b")):
+                frames.clear()
+                before = subscriber.dropped().get("a/b", 0)
+        shown, dropped = len(frames) - 1, sum(frame.dropped for frame in frames[1:])
+        assert frames[-1].seq - frames[0].seq == shown + dropped
+        assert dropped > 60
+        assert not any(frame.missed for frame in frames)
+        assert subscriber.dropped()["a/b"] - before >= dropped - 10
+
+
+def test_a_consumer_that_is_away_for_long_finds_the_newest_picture_and_its_camera_in_memory(
+    publisher: Callable[..., Publisher],
+    feed: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+) -> None:
+    monkeypatch.setattr(local_module, "TIMES", replace(TIMES, offline_s=0.2))
+    camera = publisher()
+    feed(camera, fps=300)
+    statuses: list[Status] = []
+    with Subscriber(camera.endpoint, on_status=statuses.append) as subscriber:
+        last = _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))[-1]
+        heard = len(statuses)
+        eventually(lambda: len(statuses) > heard + 2)
+        frame = subscriber.read(timeout=5)
+        assert _is_shared(frame)
+        assert frame.seq > last.seq + 300
+        assert frame.dropped == frame.seq - last.seq - 1
+        assert frame.age_ms < 1000
+        assert _woken(subscriber, "a/b")
+
+
+def test_several_threads_may_read_and_none_waits_in_vain(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], start_broker: StartBroker, eventually: Eventually
+) -> None:
+    broker = start_broker()
+    names = ["a", "b", "c"]
+    for name in names:
+        feed(publisher(name, to=broker.to), fps=50)
+    feed(publisher("far", to=broker.to, shared=False), fps=50)
+    got: list[Counter[tuple[str, str]]] = [Counter() for _ in range(3)]
+    with Subscriber(broker.endpoint) as subscriber:
+
+        def consume(counter: Counter[tuple[str, str]]) -> None:
+            for frame in subscriber:
+                counter[frame.camera, frame.channel] += 1
+
+        threads = [threading.Thread(target=consume, args=(counter,), daemon=True) for counter in got]
+        for thread in threads:
+            thread.start()
+        wanted = [*((name, "shm") for name in names), ("far", "cam")]
+        eventually(lambda: all(sum(counter[each] for counter in got) > 60 for each in wanted))
+        assert _woken(subscriber, *names)
+        subscriber.ask_close()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_who_is_notified_is_so_for_pictures_in_memory_too(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], eventually: Eventually
+) -> None:
+    camera = publisher()
+    feed(camera)
+    notified = threading.Event()
+    channels: list[str] = []
+    with Subscriber(camera.endpoint, notify=notified.set) as subscriber:
+        end = time.monotonic() + 15
+        while channels.count("shm") < 30 and time.monotonic() < end:
+            assert notified.wait(5)
+            notified.clear()
+            try:
+                channels.append(subscriber.read(timeout=0).channel)
+            except TimeoutError:
+                continue
+    assert channels.count("shm") == 30
+
+
+def test_an_extra_of_any_size_travels_in_the_ring(publisher: Callable[..., Publisher]) -> None:
+    camera = publisher()
+    image = np.full((48, 64, 3), 3, np.uint8)
+    sizes = (0, 3000, 5000, 60_000, 10)
+    with Subscriber(camera.endpoint) as subscriber:
+        seen: set[int] = set()
+        number = 0
+        while len(seen) < len(sizes) and number < 1000:
+            size = sizes[number // 20 % len(sizes)]
+            camera.send(image, extra={"text": "x" * size})
+            number += 1
+            try:
+                frame = subscriber.read(timeout=0.02)
+            except TimeoutError:
+                continue
+            assert (frame.image == 3).all()
+            if _is_shared(frame):
+                seen.add(len(frame.extra["text"]))
+        assert seen == set(sizes)
+        assert subscriber.counts() == {}
+
+
+def test_a_broker_that_starts_anew_costs_no_camera_its_memory(
+    publisher: Callable[..., Publisher],
+    feed: Callable[..., Any],
+    start_broker: StartBroker,
+    free_port: Callable[[], int],
+    eventually: Eventually,
+) -> None:
+    ports = {"publishers": [f"tcp://127.0.0.1:{free_port()}"], "subscribers": [f"tcp://127.0.0.1:{free_port()}"]}
+    broker = start_broker(**ports)
+    camera = publisher(to=broker.to)
+    feed(camera)
+    shared = camera._shared
+    assert shared is not None
+    with Subscriber(broker.endpoint) as subscriber:
+        _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+        first = _file(subscriber, "a/b")
+        broker.stop()
+        eventually(lambda: not shared.watched)
+        assert not first.exists()
+        start_broker(**ports)
+        frames = _read_until(subscriber, lambda frame: _is_shared(frame) and _file(subscriber, "a/b") != first)
+        assert _only_forward(frames)
+        assert all(map(_is_shared, _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 30)))
+
+
+_SUBSCRIBER: Final = """
+    import sys
+    from camfabric.subscriber import Subscriber
+    with Subscriber(sys.argv[1]) as subscriber:
+        for frame in subscriber:
+            if subscriber._door.doorbell is not None and subscriber._door.is_attended:
+                print(subscriber._door.doorbell.name, flush=True)
+                break
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_subscriber_that_is_killed_or_stopped_costs_nobody_anything(
+    how: signal.Signals, publisher: Callable[..., Publisher], feed: Callable[..., Any], eventually: Eventually
+) -> None:
+    camera = publisher()
+    feed(camera, fps=100)
+    shared = camera._shared
+    assert shared is not None
+    victim = subprocess.Popen(
+        _python(_SUBSCRIBER, camera.endpoint), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert victim.stdout is not None
+        left = _FOLDER / f"camfabric-{victim.stdout.readline().strip()}.wake"
+        with Subscriber(camera.endpoint) as subscriber:
+            _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))
+            eventually(lambda: len(shared._doorbells) == 2)
+            victim.send_signal(how)
+            frames = _read_until(subscriber, lambda frame: frame.seq > 100)
+            frames += _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 100)
+            assert all(map(_is_shared, frames))
+            victim.kill()
+            victim.wait()
+            eventually(lambda: len(shared._doorbells) == 1)
+            shared_memory.sweep()
+            assert not left.exists()
+            assert all(map(_is_shared, _read_until(subscriber, lambda frame: frame.seq > frames[-1].seq + 200)))
+    finally:
+        victim.kill()
+        victim.communicate()
+
+
+# What is not copied
+
+
+def test_a_picture_that_is_in_memory_is_not_copied_before_somebody_wants_it(
+    publisher: Callable[..., Publisher], eventually: Eventually
+) -> None:
+    camera = publisher(codec="raw")
+    image = np.zeros((48, 64, 3), np.uint8)
+
+    def send(value: int) -> None:
+        image[:] = value
+        camera.send(image)
+        image[:] = 255
+
+    with Subscriber(camera.endpoint) as subscriber:
+        for number in itertools.count():
+            send(number % 200)
+            with contextlib.suppress(TimeoutError):
+                subscriber.read(timeout=0.01)
+            if _woken(subscriber, "a/b") and not camera._main.watched:
+                break
+        for number in range(5):
+            send(number)
+        with Subscriber(camera.endpoint, local="off") as remote:
+            assert (remote.read(timeout=5).image == 4).all()
+            send(7)
+            assert (remote.read(timeout=5).image == 7).all()
+        eventually(lambda: not camera._main.watched)
+        send(9)
+        newest = camera._main._slot._newest
+        assert newest is not None
+        written = getattr(newest.draw, "__self__", None)
+        assert isinstance(written, Written)
+        assert written._image is None
+    # Its ring is gone with the last one that has looked at it, and it is not.
+    eventually(lambda: camera._shared is not None and camera._shared._ring is None)
+    with Subscriber(camera.endpoint, local="off") as remote:
+        assert (remote.read(timeout=5).image == 9).all()
+
+
+def test_a_picture_that_was_overwritten_is_not_sent_as_another_one(publisher: Callable[..., Publisher]) -> None:
+    shared = SharedStream("a", host=host(), epoch=1)
+    shared.subscribe(shared.topic)
+    image = np.zeros((48, 64, 3), np.uint8)
+    written = [shared.write(Frame(camera="a"), image + number, PixelFormat.BGR24) for number in range(6)]
+    drawn = [each.draw() for each in written if each is not None]
+    assert [None if each is None else int(each[0, 0, 0]) for each in drawn] == [None, None, 2, 3, 4, 5]
+    shared.unwatch()
+    assert [each.draw() is None for each in written if each is not None] == [True, True, False, False, False, False]
+
+
 # Other cameras under the same filter
 
 
@@ -449,6 +759,7 @@ def test_a_publisher_that_is_killed_and_starts_anew_is_taken_from_memory_again(
         frames = _read_until(subscriber, lambda frame: _is_shared(frame) and frame.epoch != epoch)
         assert frames[-1].epoch != epoch
         assert not left.exists()
+        _read_until(subscriber, lambda _: _woken(subscriber, "a"))
         second.end()
     eventually(lambda: not subscriber._receiver.is_alive())
 
@@ -656,9 +967,20 @@ def test_topics_change_only_once_a_picture_has_come() -> None:
     assert local.arrived("a")
     assert not local.arrived("a")
     assert local.topics([""], {"a", "b"}) == {b"cam/b/", memory}
+    local.doorbell = "0123456789abcdef"
+    doorbell = topic(shared_channel(local.doorbell), "a")
+    assert local.topics([""], {"a", "b"}) == {b"cam/b/", memory, doorbell}
+    assert local.arrived("a", is_woken=True)
+    assert local.topics([""], {"a", "b"}) == {b"cam/b/", doorbell}
+    assert not local.arrived("a")
+    assert not local.heard(_status())
+    assert local.heard(_status(epoch=2))  # who may not be able to open it
+    assert local.in_memory("a")
+    assert local.topics([""], {"a", "b"}) == {b"cam/b/", memory, doorbell}
+    local.doorbell = ""
     assert local.topics(["b", "a"], {"a", "b"}) == {b"cam/b/", memory}
     assert local.topics(["b"], {"b"}) == {b"cam/b/"}
-    assert local.heard(_status(shared=""))
+    assert local.heard(_status(epoch=2, shared=""))
     assert local.topics([""], {"a", "b"}) == {b"cam/"}
 
 

@@ -1,0 +1,129 @@
+"""Doorbells: how a publisher tells a subscriber on its host, without a message, that a ring has a new picture.
+
+A subscriber has one, a FIFO in /dev/shm, for all the cameras that it takes from memory; it asks publishers to use it by
+its name, which it subscribes to. Each picture is 8 bytes: the file of its ring. None is waited for, and none that does
+not fit matters: the newest picture stands in the ring itself, and a doorbell that was full makes its owner look at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import stat
+import struct
+import weakref
+from pathlib import Path
+from typing import Final
+
+from camfabric.common.shared import guard, path_of
+from camfabric.common.topics import is_host
+
+__all__ = ["NO_FILE", "Doorbell", "open_doorbell", "press"]
+
+NO_FILE: Final = 0
+"""No ring has this file."""
+_FILE: Final = struct.Struct("<Q")
+_READ_BYTES: Final = 65536
+_SMALLEST_BYTES: Final = 4096
+"""No FIFO holds less, so one that had less in it was not full."""
+_TRIES: Final = 8
+
+
+def _file_name(name: str) -> str:
+    return f"{name}.wake"
+
+
+class Doorbell:
+    """A subscriber's own. Safe for any number of threads, each of which may hear what another one does not.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self) -> None:
+        for left in reversed(range(_TRIES)):
+            try:
+                self._descriptor = self._make(secrets.token_hex(8))
+            except OSError:
+                if not left:
+                    raise
+            else:
+                break
+        # Not before the last one that hears it has gone.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
+
+    def _make(self, name: str) -> int:
+        self.name = name
+        """What publishers are to be told: 16 hexadecimal digits."""
+        os.mkfifo(self._path, 0o600)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._path.unlink, missing_ok=True)
+            # Also for writing: a FIFO that nobody has open for that has an end, which would be news for ever.
+            descriptor = _opened(name)
+            undone.callback(os.close, descriptor)
+            guard(descriptor)  # somebody who starts just now may take it for what the dead have left
+            undone.pop_all()
+        return descriptor
+
+    @property
+    def _path(self) -> Path:
+        return path_of(_file_name(self.name))
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._descriptor
+
+    def heard(self) -> set[int] | None:
+        """The files of the rings with a new picture since the last call; None where it may be any."""
+        try:
+            data = os.read(self._descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return set()
+        if len(data) >= _SMALLEST_BYTES or len(data) % _FILE.size:
+            return None
+        return {file for (file,) in _FILE.iter_unpack(data)} - {NO_FILE}
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until somebody has pressed it, or knocked, or `timeout` seconds are over."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.poll(None if timeout is None else timeout * 1000)
+
+    def knock(self) -> None:
+        """Wake whoever waits, for another reason than a picture in a ring."""
+        press(self._descriptor, NO_FILE)
+
+    def close(self) -> None:
+        """Remove it."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def _opened(name: str) -> int:
+    return os.open(path_of(_file_name(name)), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def open_doorbell(name: str) -> int:
+    """The descriptor of somebody's, for `press`; to be closed by the caller.
+
+    It is open for reading too, so that a subscriber that dies is no SIGPIPE here.
+
+    Raises:
+        OSError: there is none of that name, or it is not this user's.
+    """
+    if not is_host(name):
+        raise FileNotFoundError(f"no doorbell {name!r}")
+    descriptor = _opened(name)
+    status = os.fstat(descriptor)
+    if stat.S_ISFIFO(status.st_mode) and status.st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    raise PermissionError(f"doorbell {name} is not this user's")
+
+
+def press(descriptor: int, file: int) -> None:
+    """Tell its owner of a picture in the ring with that file. Never waits."""
+    with contextlib.suppress(BlockingIOError):  # then there is enough in it to be looked at
+        os.write(descriptor, _FILE.pack(file))
