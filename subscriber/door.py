@@ -54,7 +54,8 @@ class Door:
     def open(self, doorbell: Doorbell) -> None:
         """Have a doorbell: who waits for frames alone is called back, to hear it."""
         self.doorbell = doorbell
-        self._mailbox.call_back()
+        if self._by_consumers:
+            self._mailbox.call_back()
 
     def knock(self) -> None:
         """Wake a consumer that hears the doorbell."""

@@ -443,6 +443,20 @@ def test_who_is_notified_is_so_for_pictures_in_memory_too(
     assert channels.count("shm") == 30
 
 
+@pytest.mark.parametrize("notify", [None, lambda: None], ids=["waiting", "notified"])
+def test_who_waits_while_the_doorbell_is_made_waits_as_long_as_asked(
+    publisher: Callable[..., Publisher], notify: Callable[[], None] | None
+) -> None:
+    camera = publisher()
+    with Subscriber(camera.endpoint, notify=notify) as subscriber:
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            subscriber.read(timeout=0.7)
+        assert time.monotonic() - begun >= 0.7
+        assert subscriber._door is not None
+        assert subscriber._door.doorbell is not None
+
+
 def test_an_extra_of_any_size_travels_in_the_ring(publisher: Callable[..., Publisher]) -> None:
     camera = publisher()
     image = np.full((48, 64, 3), 3, np.uint8)

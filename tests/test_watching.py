@@ -153,7 +153,7 @@ def test_who_has_no_small_picture_is_taken_from_its_main_stream_and_so_is_who_is
         ]
         for publisher in publishers:
             feed(publisher, fps=5, make=lambda number: picture(number, width=640, height=480))
-        with Watching([broker.endpoint], [], channel="auto", access=_OPEN) as watching:
+        with Watching([broker.endpoint], [], channel="auto", local="off", access=_OPEN) as watching:
             seen: dict[str, str] = {}
 
             def settled() -> bool:
