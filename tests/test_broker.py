@@ -31,7 +31,7 @@ def test_frames_and_subscriptions_cross_brokers(feed: Any, start_broker: Any, ev
     with Publisher("cctv/lobby", to=chain[0].to) as publisher, Publisher("cctv/gate", to=chain[0].to) as other:
         feed(publisher)
         feed(other)
-        with Subscriber(chain[-1].endpoint, cameras="cctv/lobby") as subscriber:
+        with Subscriber(chain[-1].endpoint, cameras="cctv/lobby", local="off") as subscriber:
             frame = subscriber.read(timeout=10)
             assert (frame.camera, frame.hops) == ("cctv/lobby", brokers)
             assert publisher.watched
