@@ -12,7 +12,7 @@ from camfabric.common.errors import CodecError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.settings import TIMES
-from camfabric.common.shared import SharedPictures
+from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.topics import SHM
 
 __all__ = ["Decoding"]

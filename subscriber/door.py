@@ -14,7 +14,7 @@ from typing import Final
 from camfabric.common.doorbell import Doorbell
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Closed, Mailbox
-from camfabric.common.shared import SharedPictures
+from camfabric.common.shared_pictures import SharedPictures
 
 __all__ = ["Door"]
 

@@ -17,7 +17,8 @@ from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.roster import Roster
 from camfabric.common.settings import LIMITS, TIMES, Limits
-from camfabric.common.shared import NoRing, RingReader, SharedPictures
+from camfabric.common.shared import NoRing, RingReader
+from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.sockets import Socket, Waker, Watch, receive
 from camfabric.common.stats import Complaints
 from camfabric.common.status import OFFLINE, Status, unpack_status

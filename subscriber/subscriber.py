@@ -20,7 +20,8 @@ from camfabric.common.frame import Frame
 from camfabric.common.keys import ClientKeys, client_keys
 from camfabric.common.mailbox import Closed, Mailbox, Mode
 from camfabric.common.settings import BROKER_SUBSCRIBERS, TIMES
-from camfabric.common.shared import SharedPictures, sweep
+from camfabric.common.shared import sweep
+from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.sockets import make_sub
 from camfabric.common.status import LIVE, Status
 from camfabric.common.topics import CAM, CHANNELS, check_filter, covers

@@ -26,7 +26,8 @@ from camfabric.common.doorbell import Doorbell, open_doorbell, press
 from camfabric.common.errors import WireError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
-from camfabric.common.shared import NoRing, Ring, RingReader, SharedPictures, host, make_host, sweep
+from camfabric.common.shared import NoRing, Ring, RingReader, host, make_host, sweep
+from camfabric.common.shared_pictures import SharedPictures
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108
 _SHAPE: Final = (120, 160, 3)
