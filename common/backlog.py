@@ -16,6 +16,7 @@ import struct
 import sys
 import termios
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -53,9 +54,12 @@ class Backlog:
         self._peers = peers
         self._limits = limits
         self._clock = clock
-        self._held: deque[tuple[Any, int]] = deque()
+        self._held: deque[tuple[weakref.ref[memoryview], int]] = deque()
+        """What ZeroMQ has of frames that are tracked: it is let go when ZeroMQ is done, by a thread of pyzmq's."""
         self._unmarked = 0
         self._next_mark = 0
+        self.on_room: Callable[[], None] = lambda: None
+        """Called, in any thread, when what `is_choked` waited for may be done."""
         self._was_choked = False
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
@@ -73,11 +77,14 @@ class Backlog:
         size, self._unmarked = self._unmarked, 0
         # As at random as can be: cameras come in turn, and none is to be left out.
         self._next_mark = min(int(random.expovariate(1 / _MARK_BYTES)), _MOST_UNMARKED * _MARK_BYTES)
-        data = payload.buffer if isinstance(payload, zmq.Frame) else payload
-        frame = zmq.Frame(data, track=True, copy=False)
+        view = memoryview(payload.buffer if isinstance(payload, zmq.Frame) else payload)
         self._is_waiting()
-        self._held.append((frame.tracker, size))
-        return frame
+        self._held.append((weakref.ref(view, self._done), size))
+        return zmq.Frame(view, copy=False)
+
+    def _done(self, _: object) -> None:
+        if self._was_choked:
+            self.on_room()
 
     def is_choked(self, stream: bytes) -> bool:
         """Whether a picture of this topic would only wait: a large frame does, and all that take it are busy.
@@ -97,7 +104,7 @@ class Backlog:
 
     def _is_waiting(self) -> bool:
         """Whether ZeroMQ is not done with a frame that is tracked."""
-        while self._held and self._held[0][0].done:
+        while self._held and self._held[0][0]() is None:
             self._held.popleft()
         return bool(self._held)
 
@@ -113,7 +120,7 @@ class Backlog:
 
     def held_bytes(self) -> int:
         """Bytes of large frames that some subscriber has not been sent yet."""
-        self._held = deque((tracker, size) for tracker, size in self._held if not tracker.done)
+        self._held = deque((view, size) for view, size in self._held if view() is not None)
         return sum(size for _, size in self._held)
 
     def look(self) -> None:

@@ -28,8 +28,8 @@ __all__ = ["Sender"]
 logger = logging.getLogger(__name__)
 
 _CHECK_S: Final = 0.1
-_CHOKED_S: Final = 0.001
-"""Between two looks at whether a link that is busy takes the next picture."""
+_CHOKED_S: Final = 0.005
+"""Between two looks at whether one of several links takes the next picture; where it is one, it says so itself."""
 
 
 class Sender(threading.Thread):
@@ -57,6 +57,7 @@ class Sender(threading.Thread):
         self._link = link
         self._socket = link.socket
         self._audience = link.audience
+        link.audience.backlog.on_room = waker.wake
         self._camera = camera
         self._epoch = epoch
         self._streams = streams

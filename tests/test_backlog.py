@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -136,7 +137,11 @@ def test_a_picture_waits_where_all_that_take_it_are_busy(fed: _Fed, eventually: 
     fed.send()
     eventually(lambda: fed.backlog.is_choked(b"cam/a/"))
     assert not fed.backlog.is_choked(b"low/a/")  # nobody takes it
+    assert fed.backlog.is_choked(b"cam/a/")
+    there_is_room = threading.Event()
+    fed.backlog.on_room = there_is_room.set
     fed.take()
+    assert there_is_room.wait(10)
     eventually(lambda: not fed.backlog.is_choked(b"cam/a/"))
 
 
