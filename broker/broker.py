@@ -71,7 +71,6 @@ class Broker:
         insecure: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
-        keep_freed_memory()
         self._path = None if config is None else Path(config)
         self._folder = None if keys is None else Path(keys)
         self._insecure_asked = insecure
@@ -90,6 +89,7 @@ class Broker:
             )
         self._keys = server_keys(key=self._config.key or key, keys=self._config.keys)
         limits = _within_descriptors(self._config)
+        keep_freed_memory()
         self.id: Final = secrets.token_hex(8)
         self._waker = Waker()
         self._stop_asked = False

@@ -29,5 +29,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or any(name in os.environ for name in _OWN):
         return
-    mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    # The second alone would end glibc's own adjustment of the first, and so make things worse.
+    if mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES):
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -59,8 +59,9 @@ class Backlog:
         self._unmarked = 0
         self._next_mark = 0
         self.on_room: Callable[[], None] = lambda: None
-        """Called, in any thread, when what `is_choked` waited for may be done."""
-        self._was_choked = False
+        """Called, in any thread, when there may be room for what was held back."""
+        self._held_back: set[bytes] = set()
+        """Topics of pictures that wait for room."""
         self._reported: dict[str, float] = {}
         self._last_cut = 0.0
         self._behind: list[Peer] = []
@@ -83,24 +84,29 @@ class Backlog:
         return zmq.Frame(view, copy=False)
 
     def _done(self, _: object) -> None:
-        if self._was_choked:
+        if self._held_back:
             self.on_room()
 
-    def is_choked(self, stream: bytes) -> bool:
-        """Whether a picture of this topic would only wait: a large frame does, and all that take it are busy.
+    def holds_back(self, stream: bytes) -> bool:
+        """Hold back a picture of this topic where it would only wait: a large frame does, and all takers are busy.
 
-        Where one of them has been sent everything, the others are not to hold it up.
+        Where one of them has been sent everything, the others are not to hold it up. Whoever was waited for is not
+        behind once it has been sent everything: he takes what he is given, one after the other.
         """
-        was_choked, self._was_choked = self._was_choked, False
-        if not self._is_waiting() and not was_choked:
+        was_held = stream in self._held_back
+        is_waiting = self._is_waiting()
+        if not (is_waiting or was_held):
             return False
+        self._held_back.discard(stream)
         takers = [peer for peer in self._peers if stream.startswith(tuple(peer.prefixes))]
-        if not self._held:
-            for peer in takers:  # all that was given to them is on its way: they are no further behind than their link
+        if not is_waiting:
+            for peer in takers:
                 peer.behind_since = None
             return False
-        self._was_choked = bool(takers) and all(map(_has_unsent, takers))
-        return self._was_choked
+        if not takers or not all(map(_has_unsent, takers)):
+            return False
+        self._held_back.add(stream)
+        return True
 
     def _is_waiting(self) -> bool:
         """Whether ZeroMQ is not done with a frame that is tracked."""

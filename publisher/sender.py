@@ -28,7 +28,7 @@ __all__ = ["Sender"]
 logger = logging.getLogger(__name__)
 
 _CHECK_S: Final = 0.1
-_CHOKED_S: Final = 0.005
+_ROOM_S: Final = 0.005
 """Between two looks at whether one of several links takes the next picture; where it is one, it says so itself."""
 
 
@@ -97,22 +97,22 @@ class Sender(threading.Thread):
         self._link.register(watch)
         watch.register(self._waker.fileno())
         said = ("", "", "")
-        is_choked = False
+        holds_back = False
         said_at = next_check = 0.0
         try:
             while not self._stop_asked:
                 wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
                 wait_s = min(wait_s, self._link.patience_s)
-                ready = watch.wait(min(wait_s, _CHOKED_S) if is_choked else wait_s)
+                ready = watch.wait(min(wait_s, _ROOM_S) if holds_back else wait_s)
                 if self._waker.fileno() in ready:
                     self._waker.clear()
                 if self._link.hear(ready):
                     self._hear()
-                is_choked = False
+                holds_back = False
                 for stream in self._streams:
                     # What would only wait is left for a newer picture to replace, before it is encoded.
-                    is_held = stream.has_picture and self._audience.backlog.is_choked(stream.topic)
-                    is_choked = is_choked or is_held
+                    is_held = stream.has_picture and self._audience.backlog.holds_back(stream.topic)
+                    holds_back = holds_back or is_held
                     self._send(stream, functools.partial(stream.pull, pictures=not is_held))
                 if self._shared is not None:
                     self._send_shared(self._shared)

@@ -37,7 +37,8 @@ class Subscriber:
     Iterating gives frames until `close`. With `mode="latest"` (the default) it is the newest of each camera, in turn:
     whoever is slow gets fewer frames, and never old ones. With `mode="every"` it is all of them, in order, out of a
     queue of 5000 frames or 64 MB, whichever is less. H.264 and H.265 need the extra `video`, and are decoded in the
-    thread that calls `read`; from damage or loss, the picture resumes at the next keyframe, or sooner.
+    thread that calls `read`; from damage or loss, the picture resumes at the next keyframe, or sooner. With glibc, the
+    process keeps up to 32 MB of what it frees for the next picture, unless `MALLOC_TRIM_THRESHOLD_` is set.
 
     Args:
         endpoints: one endpoint or several.
@@ -78,7 +79,6 @@ class Subscriber:
         on_status: Callable[[Status], None] | None = None,
         notify: Callable[[], None] | None = None,
     ) -> None:
-        keep_freed_memory()
         texts = [endpoints] if isinstance(endpoints, str) else list(dict.fromkeys(endpoints))
         if not texts:
             raise ConfigError("a subscriber needs at least one endpoint", setting="endpoints")
@@ -99,6 +99,8 @@ class Subscriber:
         if local not in ("auto", "off"):
             raise ConfigError(f"local {local!r}: it is 'auto' or 'off'", setting="local", value=local)
         self._mailbox = Mailbox(mode=mode, notify=notify)
+        if channel is not None:
+            keep_freed_memory()
         shared = SharedPictures() if local == "auto" and channel == CAM and mode == "latest" and decode else None
         if shared is not None:
             sweep()
