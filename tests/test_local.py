@@ -31,6 +31,7 @@ from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.settings import LIMITS, TIMES
 from camfabric.common.shared import host, make_host
+from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.status import Status, pack_status
 from camfabric.common.topics import parse_topic, shared_channel, split_shared, topic
 from camfabric.publisher import Publisher
@@ -63,11 +64,15 @@ def publisher() -> Iterator[Callable[..., Publisher]]:
         each.close()
 
 
-def _file(subscriber: Subscriber, camera: str) -> Path:
-    """The file in which a subscriber has a camera's pictures. Other tests have theirs beside it."""
+def _pictures(subscriber: Subscriber) -> SharedPictures:
     pictures = subscriber._decoding._shared
     assert pictures is not None
-    return _FOLDER / f"camfabric-{pictures._readers[camera].file:016x}"
+    return pictures
+
+
+def _file(subscriber: Subscriber, camera: str) -> Path:
+    """The file in which a subscriber has a camera's pictures. Other tests have theirs beside it."""
+    return _FOLDER / f"camfabric-{_pictures(subscriber)._readers[camera].file:016x}"
 
 
 def _read_until(subscriber: Subscriber, wanted: Callable[[Frame], bool], *, within_s: float = 15.0) -> list[Frame]:
@@ -479,7 +484,9 @@ def test_an_extra_of_any_size_travels_in_the_ring(publisher: Callable[..., Publi
         assert subscriber.counts() == {}
 
 
+@pytest.mark.parametrize("is_missed", [False, True], ids=["soon", "after the cameras were offline"])
 def test_a_broker_that_starts_anew_costs_no_camera_its_memory(
+    is_missed: bool,
     publisher: Callable[..., Publisher],
     feed: Callable[..., Any],
     start_broker: StartBroker,
@@ -498,6 +505,11 @@ def test_a_broker_that_starts_anew_costs_no_camera_its_memory(
         broker.stop()
         eventually(lambda: not shared.watched)
         assert not first.exists()
+        if is_missed:
+            while _pictures(subscriber)._readers:
+                with contextlib.suppress(TimeoutError):
+                    subscriber.read(timeout=0.1)
+            eventually(lambda: subscriber.cameras()["a/b"].state == "offline")
         start_broker(**ports)
         frames = _read_until(subscriber, lambda frame: _is_shared(frame) and _file(subscriber, "a/b") != first)
         assert _only_forward(frames)
@@ -1024,10 +1036,29 @@ def test_it_is_given_up_where_the_camera_is_live_and_nothing_comes() -> None:
     local = Local(clock=clock)
     local.heard(_status())
     local.arrived("a")
-    clock.now += 1000
-    assert not local.heard(_status(state="idle", fps_in=0.0))
-    clock.now += TIMES.offline_s + 0.1
+    for _ in range(10):
+        clock.now += TIMES.status_s
+        assert not local.heard(_status(state="idle", fps_in=0.0))
+    clock.now += TIMES.offline_s / 2
     assert not local.heard(_status(state="offline"))
+    assert not local.heard(_status())
+    clock.now += TIMES.offline_s / 2 + 0.1
+    assert local.heard(_status())
+    assert not local.in_memory("a")
+
+
+def test_it_is_not_given_up_for_what_could_not_come_while_the_publisher_was_silent() -> None:
+    clock = _Clock()
+    local = Local(clock=clock)
+    local.heard(_status())
+    local.arrived("a")
+    clock.now += 2 * TIMES.offline_s
+    assert not local.heard(_status())
+    assert local.in_memory("a")
+    for _ in range(2):
+        clock.now += TIMES.status_s
+        assert not local.heard(_status())
+    clock.now += TIMES.status_s
     assert local.heard(_status())
     assert not local.in_memory("a")
 
