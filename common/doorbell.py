@@ -91,6 +91,12 @@ class Doorbell:
         poll.register(self._descriptor, select.POLLIN)
         poll.poll(None if timeout is None else timeout * 1000)
 
+    def is_pressed(self) -> bool:
+        """Whether there is something to hear."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
     def knock(self) -> None:
         """Wake whoever waits, for another reason than a picture in a ring."""
         press(self._descriptor, NO_FILE)

@@ -34,10 +34,10 @@ from camfabric.common.shared import host, make_host
 from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.status import Status, pack_status
 from camfabric.common.topics import parse_topic, shared_channel, split_shared, topic
-from camfabric.publisher import Publisher
+from camfabric.publisher import Publisher, sender
 from camfabric.publisher import shared as publisher_shared
 from camfabric.publisher.shared import SharedStream, Written
-from camfabric.subscriber import AsyncSubscriber, Subscriber, receiver
+from camfabric.subscriber import AsyncSubscriber, Subscriber, door, receiver
 from camfabric.subscriber import local as local_module
 from camfabric.subscriber.local import Local
 
@@ -380,25 +380,32 @@ def test_what_a_slow_consumer_is_not_shown_was_dropped_and_not_missed(publisher:
         assert subscriber.dropped()["a/b"] - before >= dropped - 10
 
 
+@pytest.mark.parametrize("is_resized", [False, True], ids=["same size", "another size"])
 def test_a_consumer_that_is_away_for_long_finds_the_newest_picture_and_its_camera_in_memory(
+    is_resized: bool,
     publisher: Callable[..., Publisher],
     feed: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     eventually: Eventually,
 ) -> None:
-    monkeypatch.setattr(local_module, "TIMES", replace(TIMES, offline_s=0.2))
+    often = replace(TIMES, status_s=TIMES.status_s / 5, offline_s=TIMES.offline_s / 5)
+    for module in (local_module, door, sender):
+        monkeypatch.setattr(module, "TIMES", often)
     camera = publisher()
-    feed(camera, fps=300)
+    shapes = [(48, 64, 3)]
+    feed(camera, fps=200, make=lambda number: np.full(shapes[-1], number % 256, np.uint8))
     statuses: list[Status] = []
     with Subscriber(camera.endpoint, on_status=statuses.append) as subscriber:
         last = _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))[-1]
+        if is_resized:
+            shapes.append((60, 80, 3))
         heard = len(statuses)
-        eventually(lambda: len(statuses) > heard + 2)
-        frame = subscriber.read(timeout=5)
-        assert _is_shared(frame)
-        assert frame.seq > last.seq + 300
-        assert frame.dropped == frame.seq - last.seq - 1
-        assert frame.age_ms < 1000
+        eventually(lambda: len(statuses) > heard + 10)
+        frames = _read_until(subscriber, lambda frame: frame.height == shapes[-1][0])
+        assert all(map(_is_shared, frames))
+        assert frames[-1].seq > last.seq + 50
+        assert frames[0].dropped == frames[0].seq - last.seq - 1
+        assert frames[-1].age_ms < 1000
         assert _woken(subscriber, "a/b")
 
 
