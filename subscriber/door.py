@@ -14,6 +14,7 @@ from typing import Final
 from camfabric.common.doorbell import Doorbell
 from camfabric.common.frame import Frame
 from camfabric.common.mailbox import Closed, Mailbox
+from camfabric.common.settings import TIMES
 from camfabric.common.shared_pictures import SharedPictures
 
 __all__ = ["Door"]
@@ -44,6 +45,7 @@ class Door:
         """Whether consumers hear it."""
         self.strange: Final[deque[int]] = deque()
         """Files of rings that a doorbell told of for the first time."""
+        self._heard = 0.0
 
     def put(self, frame: Frame) -> None:
         """Put a frame into the mailbox."""
@@ -57,6 +59,15 @@ class Door:
         if self._by_consumers:
             self._mailbox.call_back()
 
+    def is_unheard(self) -> bool:
+        """Whether the consumers that are to hear it are away, and somebody has pressed it."""
+        return (
+            self.doorbell is not None
+            and self.is_attended
+            and time.monotonic() - self._heard > TIMES.status_s
+            and self.doorbell.is_pressed()
+        )
+
     def knock(self) -> None:
         """Wake a consumer that hears the doorbell."""
         if self.doorbell is not None:
@@ -64,8 +75,9 @@ class Door:
 
     def hear(self, doorbell: Doorbell) -> set[int]:
         """The files of the rings that may have a new picture."""
-        files = doorbell.heard()
-        return {reader.file for reader in self._shared.rings()} if files is None else files
+        self._heard = time.monotonic()
+        files, may_be_any = doorbell.heard()
+        return files.union(reader.file for reader in self._shared.rings()) if may_be_any else files
 
     def take(self, timeout: float | None) -> Frame:
         """The next frame, as `Decoding.take` gives it.

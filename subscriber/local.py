@@ -34,6 +34,8 @@ class _Camera:
     epoch: int
     since: float
     """When it was asked for, or the last picture came."""
+    spoke: float
+    """When its publisher last said a status, or a broker for it."""
     way: _Way = _Way.BOTH
     passed_by: int = 0
     """Frames of the main stream that came in vain."""
@@ -106,14 +108,17 @@ class Local:
             return self.forget(name)
         camera = self._cameras.get(name)
         if camera is None or (camera.epoch != status.epoch and camera.way is _Way.REFUSED):
-            self._cameras[name] = _Camera(status.epoch, now)
+            self._cameras[name] = _Camera(status.epoch, now, now)
             return True
         if camera.epoch != status.epoch:
             # Nobody knows yet whether the new one can open the doorbell.
             was_woken, camera.is_woken = camera.is_woken, False
             camera.epoch, camera.since = status.epoch, now
+            camera.spoke = now
             return was_woken
-        if status.state != LIVE or not status.fps_in:
+        was_silent = now - camera.spoke > TIMES.offline_s  # then nothing was heard of pictures either
+        camera.spoke = now
+        if status.state != LIVE or not status.fps_in or was_silent:
             camera.since = now
         elif camera.way is _Way.MEMORY and now - camera.since > max(TIMES.offline_s, 3 / status.fps_in):
             return self.refuse(name)  # it is live, and nothing comes

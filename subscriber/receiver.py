@@ -468,13 +468,17 @@ class Receiver(threading.Thread):
         if status.state == OFFLINE:
             self._ended[camera] = time.monotonic() + TIMES.offline_s
         reader = None if shared is None else shared.of(camera)
+        was_in_memory, was_woken = local.in_memory(camera), local.is_woken(camera)
+        has_moved = False
         if shared is not None and reader is not None:
             if reader.epoch != status.epoch:
                 shared.forget(camera)  # its name is another publisher's now
-            elif reader.has_moved() and local.in_memory(camera):
-                # Consumers look at it by themselves.
-                local.arrived(camera, is_woken=local.is_woken(camera))
-        was_in_memory = local.in_memory(camera)
+            else:
+                has_moved = reader.has_moved()
+        # Consumers look at it by themselves. While they are away nobody knows of a new ring.
+        is_unheard = was_woken and self._door is not None and self._door.is_unheard()
+        if was_in_memory and (has_moved or is_unheard):
+            local.arrived(camera, is_woken=was_woken)
         changed = local.heard(status)
         if reader is not None:
             reader.is_rung = local.is_woken(camera)  # else what the doorbell tells next is to be known here

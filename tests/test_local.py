@@ -26,17 +26,19 @@ import zmq
 from camfabric.broker.permissions import Cameras
 from camfabric.common import shared as shared_memory
 from camfabric.common import wire
+from camfabric.common.doorbell import Doorbell
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Mailbox
 from camfabric.common.settings import LIMITS, TIMES
 from camfabric.common.shared import host, make_host
+from camfabric.common.shared_pictures import SharedPictures
 from camfabric.common.status import Status, pack_status
 from camfabric.common.topics import parse_topic, shared_channel, split_shared, topic
-from camfabric.publisher import Publisher
+from camfabric.publisher import Publisher, sender
 from camfabric.publisher import shared as publisher_shared
 from camfabric.publisher.shared import SharedStream, Written
-from camfabric.subscriber import AsyncSubscriber, Subscriber, receiver
+from camfabric.subscriber import AsyncSubscriber, Subscriber, door, receiver
 from camfabric.subscriber import local as local_module
 from camfabric.subscriber.local import Local
 
@@ -63,11 +65,15 @@ def publisher() -> Iterator[Callable[..., Publisher]]:
         each.close()
 
 
-def _file(subscriber: Subscriber, camera: str) -> Path:
-    """The file in which a subscriber has a camera's pictures. Other tests have theirs beside it."""
+def _pictures(subscriber: Subscriber) -> SharedPictures:
     pictures = subscriber._decoding._shared
     assert pictures is not None
-    return _FOLDER / f"camfabric-{pictures._readers[camera].file:016x}"
+    return pictures
+
+
+def _file(subscriber: Subscriber, camera: str) -> Path:
+    """The file in which a subscriber has a camera's pictures. Other tests have theirs beside it."""
+    return _FOLDER / f"camfabric-{_pictures(subscriber)._readers[camera].file:016x}"
 
 
 def _read_until(subscriber: Subscriber, wanted: Callable[[Frame], bool], *, within_s: float = 15.0) -> list[Frame]:
@@ -375,26 +381,84 @@ def test_what_a_slow_consumer_is_not_shown_was_dropped_and_not_missed(publisher:
         assert subscriber.dropped()["a/b"] - before >= dropped - 10
 
 
+@pytest.mark.parametrize("is_resized", [False, True], ids=["same size", "another size"])
 def test_a_consumer_that_is_away_for_long_finds_the_newest_picture_and_its_camera_in_memory(
+    is_resized: bool,
     publisher: Callable[..., Publisher],
     feed: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     eventually: Eventually,
 ) -> None:
-    monkeypatch.setattr(local_module, "TIMES", replace(TIMES, offline_s=0.2))
+    often = replace(TIMES, status_s=TIMES.status_s / 5, offline_s=TIMES.offline_s / 5)
+    for module in (local_module, door, sender):
+        monkeypatch.setattr(module, "TIMES", often)
     camera = publisher()
-    feed(camera, fps=300)
+    shapes = [(48, 64, 3)]
+    feed(camera, fps=200, make=lambda number: np.full(shapes[-1], number % 256, np.uint8))
     statuses: list[Status] = []
     with Subscriber(camera.endpoint, on_status=statuses.append) as subscriber:
         last = _read_until(subscriber, lambda frame: _is_shared(frame) and _woken(subscriber, "a/b"))[-1]
+        if is_resized:
+            shapes.append((60, 80, 3))
         heard = len(statuses)
-        eventually(lambda: len(statuses) > heard + 2)
-        frame = subscriber.read(timeout=5)
-        assert _is_shared(frame)
-        assert frame.seq > last.seq + 300
-        assert frame.dropped == frame.seq - last.seq - 1
-        assert frame.age_ms < 1000
+        eventually(lambda: len(statuses) > heard + 10)
+        frames = _read_until(subscriber, lambda frame: frame.height == shapes[-1][0])
+        assert all(map(_is_shared, frames))
+        assert frames[-1].seq > last.seq + 50
+        assert frames[0].dropped == frames[0].seq - last.seq - 1
+        assert frames[-1].age_ms < 1000
         assert _woken(subscriber, "a/b")
+
+
+@pytest.mark.parametrize("pictures", [600, 9000], ids=["nearly", "quite"])
+def test_a_new_ring_is_heard_of_though_the_doorbell_was_full(
+    pictures: int, publisher: Callable[..., Publisher], eventually: Eventually
+) -> None:
+    camera = publisher()
+    small, large = np.zeros((12, 16, 3), np.uint8), np.zeros((24, 32, 3), np.uint8)
+    with Subscriber(camera.endpoint) as subscriber:
+        for _ in range(1000):
+            camera.send(small)
+            with contextlib.suppress(TimeoutError):
+                subscriber.read(timeout=0.05)
+            if _woken(subscriber, "a/b") and subscriber._door is not None and subscriber._door.is_attended:
+                break
+        for _ in range(pictures):
+            camera.send(small)
+        camera.send(large)  # and nothing after it
+        frames = _read_until(subscriber, lambda frame: frame.height == 24)
+        assert all(map(_is_shared, frames))
+
+
+def test_a_doorbell_that_was_full_is_pressed_again_as_long_as_somebody_has_it() -> None:
+    doorbell = Doorbell()
+    shared = SharedStream("a", host=host(), epoch=1)
+    asked = topic(shared_channel(doorbell.name), "a")
+    image = np.zeros((48, 64, 3), np.uint8)
+    try:
+        shared.subscribe(asked)
+        for _ in range(10_000):
+            doorbell.knock()
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        assert doorbell.heard() == (set(), True)
+        for _ in range(2):
+            shared.pull()
+        assert shared._ring is not None
+        assert doorbell.heard() == ({shared._ring.file}, False)
+        shared.pull()
+        assert doorbell.heard() == (set(), False)
+        for _ in range(10_000):
+            doorbell.knock()
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        shared.unsubscribe(asked)
+        assert doorbell.heard() == (set(), True)
+        shared.subscribe(shared.topic)
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        shared.pull()
+        assert doorbell.heard() == (set(), False)
+    finally:
+        shared.unwatch()
+        doorbell.close()
 
 
 def test_several_threads_may_read_and_none_waits_in_vain(
@@ -479,7 +543,9 @@ def test_an_extra_of_any_size_travels_in_the_ring(publisher: Callable[..., Publi
         assert subscriber.counts() == {}
 
 
+@pytest.mark.parametrize("is_missed", [False, True], ids=["soon", "after the cameras were offline"])
 def test_a_broker_that_starts_anew_costs_no_camera_its_memory(
+    is_missed: bool,
     publisher: Callable[..., Publisher],
     feed: Callable[..., Any],
     start_broker: StartBroker,
@@ -498,6 +564,11 @@ def test_a_broker_that_starts_anew_costs_no_camera_its_memory(
         broker.stop()
         eventually(lambda: not shared.watched)
         assert not first.exists()
+        if is_missed:
+            while _pictures(subscriber)._readers:
+                with contextlib.suppress(TimeoutError):
+                    subscriber.read(timeout=0.1)
+            eventually(lambda: subscriber.cameras()["a/b"].state == "offline")
         start_broker(**ports)
         frames = _read_until(subscriber, lambda frame: _is_shared(frame) and _file(subscriber, "a/b") != first)
         assert _only_forward(frames)
@@ -1024,10 +1095,29 @@ def test_it_is_given_up_where_the_camera_is_live_and_nothing_comes() -> None:
     local = Local(clock=clock)
     local.heard(_status())
     local.arrived("a")
-    clock.now += 1000
-    assert not local.heard(_status(state="idle", fps_in=0.0))
-    clock.now += TIMES.offline_s + 0.1
+    for _ in range(10):
+        clock.now += TIMES.status_s
+        assert not local.heard(_status(state="idle", fps_in=0.0))
+    clock.now += TIMES.offline_s / 2
     assert not local.heard(_status(state="offline"))
+    assert not local.heard(_status())
+    clock.now += TIMES.offline_s / 2 + 0.1
+    assert local.heard(_status())
+    assert not local.in_memory("a")
+
+
+def test_it_is_not_given_up_for_what_could_not_come_while_the_publisher_was_silent() -> None:
+    clock = _Clock()
+    local = Local(clock=clock)
+    local.heard(_status())
+    local.arrived("a")
+    clock.now += 2 * TIMES.offline_s
+    assert not local.heard(_status())
+    assert local.in_memory("a")
+    for _ in range(2):
+        clock.now += TIMES.status_s
+        assert not local.heard(_status())
+    clock.now += TIMES.status_s
     assert local.heard(_status())
     assert not local.in_memory("a")
 
