@@ -470,6 +470,6 @@ class RingReader:
 
     def _release(self, slot: int, process: int) -> None:
         """A picture is let go. May be called by any thread, wherever that is."""
+        self._held.discard(slot)  # before a newer one can be in that slot, and be passed over
         if os.getpid() == process:  # and not by a forked one, which shares the locks
             _lock(self._descriptor, _FREE[slot])
-        self._held.discard(slot)

@@ -183,6 +183,29 @@ def test_a_greedy_reader_gets_copies_and_holds_no_more_slots(ring: Ring) -> None
     assert ring.slots <= LIMITS.shared_held + 3
 
 
+def test_a_picture_written_just_as_its_slot_is_let_go_is_taken(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = _reader(ring)
+    descriptor = ring.write(_picture(1))
+    assert descriptor is not None
+    held = _taken(reader)
+    real = shared._lock
+    seen: list[int] = []
+
+    def lock(of: int, what: bytes) -> None:
+        real(of, what)
+        if of == reader._descriptor and what == shared._FREE[descriptor.slot] and not seen:
+            seen.append(held_number)
+            # The writer has it at once, and another thread looks.
+            while (written := ring.write(_picture(2))) is not None and written.slot != descriptor.slot:
+                pass
+            seen.append(_taken(reader)[0])
+
+    held_number = int(held[0])
+    monkeypatch.setattr(shared, "_lock", lock)
+    del held
+    assert seen == [1, 2]
+
+
 def test_two_readers_in_one_process_hold_for_themselves(ring: Ring) -> None:
     one, other = _reader(ring), _reader(ring)
     assert ring.write(_picture(5))
