@@ -62,6 +62,7 @@ _SIZES: Final = struct.Struct("<II")
 """At a slot's beginning: bytes of the header, which follows, and of the picture, which begins after `room` bytes."""
 _TRIES: Final = 4
 """Times that a reader looks for the newest picture while it is overwritten again and again."""
+_MAKE_TRIES: Final = 8
 _FIRST_SLOTS: Final = 4
 """One that is written, one that was announced last, and two that are read."""
 _FEWEST_SLOTS: Final = 3
@@ -203,16 +204,14 @@ class Ring:
         if self._most < _FEWEST_SLOTS:
             raise OSError(errno.EFBIG, f"a picture of {picture_bytes} bytes is too large for it")
         sweep()
-        self.file: Final = secrets.randbits(64) or 1  # 0 is none
         self._order: deque[int] = deque()
         """The slots, that which was written longest ago first."""
         self._generation = 0
         self._shape: tuple[tuple[int, ...], Any] = ((), None)
         self._pictures: dict[int, NDArray[Any]] = {}
         """The slots' pixels as arrays of that shape and type."""
-        self._descriptor = os.open(_path(self.file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.file, self._descriptor = _made()
         try:
-            guard(self._descriptor)
             size = _PAGE + self._most * self._stride
             os.ftruncate(self._descriptor, size)
             first = min(_FIRST_SLOTS, self._most)
@@ -329,6 +328,25 @@ class Ring:
                 _path(self.file).unlink()
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _made() -> tuple[int, int]:
+    """A new file that is guarded: its name, and its descriptor."""
+    left = _MAKE_TRIES
+    while True:
+        file = secrets.randbits(64) or 1  # 0 is none
+        descriptor = os.open(_path(file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            guard(descriptor)
+        except OSError:  # somebody who starts just now may take it for what the dead have left
+            with contextlib.suppress(OSError):
+                _path(file).unlink()
+            os.close(descriptor)
+            left -= 1
+            if not left:
+                raise
+        else:
+            return file, descriptor
 
 
 def _pages(size: int) -> int:

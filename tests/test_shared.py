@@ -251,6 +251,40 @@ def test_a_forked_process_lets_go_of_nothing_that_its_parent_holds(ring: Ring) -
     assert (held == 5).all()
 
 
+def test_rings_are_made_while_others_sweep() -> None:
+    sweeper = _sweeping()
+    for _ in range(300):
+        ring = _ring(4096)
+        assert ring.write(_picture(1, (64, 64)))
+        assert _taken(_reader(ring))[0] == 1
+        ring.close()
+    sweeper.communicate("end\n", timeout=10)
+
+
+def test_a_ring_that_is_swept_while_it_is_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shared.guard
+    swept: list[int] = []
+
+    def guard(descriptor: int) -> None:
+        if len(swept) < 3:
+            swept.append(descriptor)
+            sweep()
+        real(descriptor)
+
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(shared, "guard", guard)
+    ring = _ring()
+    assert len(swept) == 3
+    assert _path(ring).exists()
+    assert ring.write(_picture(1))
+    assert _taken(_reader(ring))[0] == 1
+    ring.close()
+    del ring
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_room_is_taken_before_it_is_written_to(ring: Ring) -> None:
     assert _path(ring).stat().st_blocks * 512 >= 4 * _BYTES
     assert stat.S_IMODE(_path(ring).stat().st_mode) == 0o600
@@ -291,6 +325,21 @@ def _run(program: str, *arguments: object) -> subprocess.Popen[str]:
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def _sweeping() -> subprocess.Popen[str]:
+    """A process that sweeps until it is told to end."""
+    sweeper = _run("""
+        import sys, threading
+        from camfabric.common.shared import sweep
+        ended = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
+        print("there", flush=True)
+        while not ended.is_set():
+            sweep()
+    """)
+    _line(sweeper)
+    return sweeper
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -639,16 +688,7 @@ def test_a_doorbell_that_is_swept_while_it_is_made_is_made_again(monkeypatch: py
 
 
 def test_doorbells_are_made_while_others_sweep() -> None:
-    sweeper = _run("""
-        import sys, threading
-        from camfabric.common.shared import sweep
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
-        print("there", flush=True)
-        while not ended.is_set():
-            sweep()
-    """)
-    _line(sweeper)
+    sweeper = _sweeping()
     for _ in range(300):
         doorbell = Doorbell()
         os.close(open_doorbell(doorbell.name))
