@@ -243,8 +243,13 @@ class Ring:
         return len(self._order)
 
     def fits(self, picture_bytes: int, header_bytes: int) -> bool:
-        """Whether it is for pictures of that size, with headers of that size."""
-        return self.picture_bytes == picture_bytes and _SIZES.size + header_bytes <= self._room
+        """Whether it has room for pictures and headers of that size, and at most twice of that for pictures.
+
+        To make a ring takes longer than to write a picture, and not each may have the size of the one before.
+        """
+        return self.picture_bytes // 2 <= picture_bytes <= self.picture_bytes and (
+            _SIZES.size + header_bytes <= self._room
+        )
 
     def write(self, image: Image, header: bytes = b"") -> Descriptor | None:
         """Copy a picture into a slot that nobody holds; None where there is none.

@@ -28,6 +28,7 @@ from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
 from camfabric.common.shared import NoRing, Ring, RingReader, host, make_host, sweep
 from camfabric.common.shared_pictures import SharedPictures
+from camfabric.publisher.shared import SharedStream
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108
 _SHAPE: Final = (120, 160, 3)
@@ -51,6 +52,15 @@ def ring() -> Iterator[Ring]:
 
 def _ring(picture_bytes: int = _BYTES, **fields: Any) -> Ring:
     return Ring(picture_bytes, camera="a/b", epoch=_EPOCH, **fields)
+
+
+@pytest.fixture
+def watched() -> Iterator[SharedStream]:
+    """A publisher's side of a camera, which somebody watches here."""
+    stream = SharedStream("a", host=host(), epoch=_EPOCH, limits=replace(LIMITS, shared_bytes=1_000_000))
+    stream.subscribe(stream.topic)
+    yield stream
+    stream.unwatch()
 
 
 def _reader(ring: Ring, **limits: int) -> RingReader:
@@ -118,7 +128,9 @@ def test_the_header_has_a_page_and_a_larger_one_more() -> None:
         assert _path(ring).stat().st_size == 4096 + LIMITS.shared_slots * (room + 61440)
         assert ring.fits(_BYTES, room - 8)
         assert not ring.fits(_BYTES, room - 7)
-        assert not ring.fits(_BYTES - 1, 0)
+        assert ring.fits(_BYTES // 2, 0)
+        assert not ring.fits(_BYTES // 2 - 1, 0)
+        assert not ring.fits(_BYTES + 1, 0)
         header = bytes(range(256)) * 300
         assert ring.write(_picture(9), header[:size])
         taken = _reader(ring).take()
@@ -126,6 +138,33 @@ def test_the_header_has_a_page_and_a_larger_one_more() -> None:
         assert taken[0] == header[:size]
         assert (taken[1] == 9).all()
         ring.close()
+
+
+def test_pictures_of_changing_sizes_share_a_ring(watched: SharedStream) -> None:
+    files: set[int] = set()
+    held: list[tuple[int, int, Any]] = []
+    pictures = SharedPictures()
+    for number in range(50):
+        rows = 120 - number * 7 % 50
+        written = watched.write(Frame(camera="a"), _picture(number, (rows, 160, 3)), PixelFormat.BGR24)
+        assert written is not None
+        copied = written.draw()
+        assert copied is not None
+        assert (copied == number).all()
+        assert watched._ring is not None
+        files.add(watched._ring.file)
+        if number % 10 == 0:
+            pictures.have(pictures.ring(watched._ring.file))
+            frame = pictures.picture("a", missed=0, dropped=0)
+            assert frame is not None
+            held.append((number, rows, frame.image))
+        for its, its_rows, image in held:
+            assert image.shape == (its_rows, 160, 3)
+            assert (image == its).all()
+    assert len(files) == 1
+    assert watched.write(Frame(camera="a"), _picture(0, (50, 160, 3)), PixelFormat.BGR24)
+    assert watched._ring is not None
+    assert watched._ring.file not in files
 
 
 def test_a_held_picture_stays_as_it_is_while_a_thousand_come(ring: Ring) -> None:
