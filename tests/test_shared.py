@@ -167,6 +167,44 @@ def test_pictures_of_changing_sizes_share_a_ring(watched: SharedStream) -> None:
     assert watched._ring.file not in files
 
 
+def _fails(stream: SharedStream, picture: Any) -> float:
+    """For how many seconds memory is withdrawn when that picture is written."""
+    stream._withdrawn_until = 0.0
+    begun = time.monotonic()
+    assert stream.write(Frame(camera="a"), picture, PixelFormat.GRAY8) is None
+    assert not stream.offered
+    return stream._withdrawn_until - begun
+
+
+def test_what_can_never_fit_is_offered_less_and_less_and_said_once(
+    watched: SharedStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    for wanted_s in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        assert wanted_s <= _fails(watched, _picture(1, (1000 + wanted_s, 400))) < wanted_s + 30
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    # Once one fits, it is as if nothing had been.
+    watched._withdrawn_until = 0.0
+    assert watched.write(Frame(camera="a"), _picture(1, (100, 100)), PixelFormat.GRAY8)
+    assert _fails(watched, _picture(1, (1000, 1000))) < 90
+    assert len(caplog.records) == 1
+
+
+def test_what_may_pass_is_offered_again_each_minute_and_said_once(
+    watched: SharedStream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(ring: Ring, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(Ring, "_allocate", full)
+    for _ in range(3):
+        assert 60 <= _fails(watched, _picture(1, (100, 100))) < 90
+    assert [record.getMessage() for record in caplog.records] == [
+        "no shared memory for a: no room; subscribers here take the main stream"
+    ]
+    _fails(watched, _picture(1, (1000, 1000)))
+    assert len(caplog.records) == 2
+
+
 def test_a_held_picture_stays_as_it_is_while_a_thousand_come(ring: Ring) -> None:
     reader = _reader(ring)
     assert ring.write(_picture(7))
