@@ -18,6 +18,8 @@ from camfabric.common.topics import SHM
 __all__ = ["Decoding"]
 
 _SHARED: Final = f"{SHM}/"
+_GOING_OVER_NS: Final = 1_000_000_000
+"""What still comes of the way that a camera has left comes within that time."""
 
 
 class _Track:
@@ -54,7 +56,8 @@ class Decoding:
     decoded. What takes too long is done in pieces, so that a late joiner sees the stream catch up.
 
     `complain` is called with a camera and an error for each frame that cannot be decoded. With `shared`, a camera may
-    go from its main stream to shared memory and back: no picture is shown twice then, and none that is older.
+    go from its main stream to shared memory and back: no picture is shown twice then, and none that is older. Where
+    capture times do not rise, nothing can be told by them, and what comes is shown after a second.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class Decoding:
         self._shared = shared
         self._last: dict[str, tuple[int | None, str, int]] = {}
         """Of each camera's last picture: epoch, channel and when it was captured."""
+        self._passed_over: dict[str, int] = {}
+        """When the first picture came, after a camera's last one, that was not shown for being no newer."""
         self._owed: dict[str, tuple[int, int]] = {}
         self._tracks: dict[str, _Track] = {}
         self._ready: deque[Frame] = deque()
@@ -121,8 +126,13 @@ class Decoding:
         epoch, channel, captured_ns = self._last.get(camera, (None, "", 0))
         came_elsewhere = epoch == picture.epoch and channel != picture.channel
         if came_elsewhere and picture.captured_monotonic_ns <= captured_ns:
-            self._owe(picture)
-            return None
+            # By when it came, and not by when it is looked at: a slow consumer looks late at what came early.
+            first_ns = self._passed_over.setdefault(camera, picture.received_ns)
+            if abs(picture.received_ns - first_ns) < _GOING_OVER_NS:
+                self._owe(picture)
+                return None
+        if self._passed_over:
+            self._passed_over.pop(camera, None)
         self._last[camera] = (picture.epoch, picture.channel, picture.captured_monotonic_ns)
         if camera in self._owed:
             missed, dropped = self._owed.pop(camera)

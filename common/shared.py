@@ -62,6 +62,7 @@ _SIZES: Final = struct.Struct("<II")
 """At a slot's beginning: bytes of the header, which follows, and of the picture, which begins after `room` bytes."""
 _TRIES: Final = 4
 """Times that a reader looks for the newest picture while it is overwritten again and again."""
+_MAKE_TRIES: Final = 8
 _FIRST_SLOTS: Final = 4
 """One that is written, one that was announced last, and two that are read."""
 _FEWEST_SLOTS: Final = 3
@@ -203,16 +204,14 @@ class Ring:
         if self._most < _FEWEST_SLOTS:
             raise OSError(errno.EFBIG, f"a picture of {picture_bytes} bytes is too large for it")
         sweep()
-        self.file: Final = secrets.randbits(64) or 1  # 0 is none
         self._order: deque[int] = deque()
         """The slots, that which was written longest ago first."""
         self._generation = 0
         self._shape: tuple[tuple[int, ...], Any] = ((), None)
         self._pictures: dict[int, NDArray[Any]] = {}
         """The slots' pixels as arrays of that shape and type."""
-        self._descriptor = os.open(_path(self.file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.file, self._descriptor = _made()
         try:
-            guard(self._descriptor)
             size = _PAGE + self._most * self._stride
             os.ftruncate(self._descriptor, size)
             first = min(_FIRST_SLOTS, self._most)
@@ -244,8 +243,13 @@ class Ring:
         return len(self._order)
 
     def fits(self, picture_bytes: int, header_bytes: int) -> bool:
-        """Whether it is for pictures of that size, with headers of that size."""
-        return self.picture_bytes == picture_bytes and _SIZES.size + header_bytes <= self._room
+        """Whether it has room for pictures and headers of that size, and at most twice of that for pictures.
+
+        To make a ring takes longer than to write a picture, and not each may have the size of the one before.
+        """
+        return self.picture_bytes // 2 <= picture_bytes <= self.picture_bytes and (
+            _SIZES.size + header_bytes <= self._room
+        )
 
     def write(self, image: Image, header: bytes = b"") -> Descriptor | None:
         """Copy a picture into a slot that nobody holds; None where there is none.
@@ -329,6 +333,25 @@ class Ring:
                 _path(self.file).unlink()
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _made() -> tuple[int, int]:
+    """A new file that is guarded: its name, and its descriptor."""
+    left = _MAKE_TRIES
+    while True:
+        file = secrets.randbits(64) or 1  # 0 is none
+        descriptor = os.open(_path(file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            guard(descriptor)
+        except OSError:  # somebody who starts just now may take it for what the dead have left
+            with contextlib.suppress(OSError):
+                _path(file).unlink()
+            os.close(descriptor)
+            left -= 1
+            if not left:
+                raise
+        else:
+            return file, descriptor
 
 
 def _pages(size: int) -> int:
@@ -470,6 +493,6 @@ class RingReader:
 
     def _release(self, slot: int, process: int) -> None:
         """A picture is let go. May be called by any thread, wherever that is."""
+        self._held.discard(slot)  # before a newer one can be in that slot, and be passed over
         if os.getpid() == process:  # and not by a forked one, which shares the locks
             _lock(self._descriptor, _FREE[slot])
-        self._held.discard(slot)

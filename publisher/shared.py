@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["SharedStream", "Written"]
 
 logger = logging.getLogger(__name__)
+
+_FOR_GOOD: Final = frozenset({errno.EFBIG, errno.EINVAL, errno.ENOSYS})
+"""What does not pass while pictures are as large as they are, or at all."""
+_AGAIN_S: Final = 3600.0
+"""The longest time until that is tried again."""
 
 
 class Written:
@@ -60,7 +66,8 @@ class SharedStream:
 
     Subscribers are told of each picture by their doorbells, in the thread that writes it, or, where they have none that
     can be opened, by an announcement over the socket. Where there is no room, or readers hold every slot, memory is
-    withdrawn for a minute: subscribers take the main stream.
+    withdrawn for a minute: subscribers take the main stream. What can never work out, such as a picture that is too
+    large, is tried less and less often, down to once an hour: that there are smaller ones is seen only then.
 
     Args:
         camera: its name.
@@ -97,6 +104,10 @@ class SharedStream:
         self._written: weakref.ref[Written] | None = None
         self._starved_since: float | None = None
         self._withdrawn_until = 0.0
+        self._again_s = 0.0
+        """For how long it was withdrawn the last time, where it could not work out."""
+        self._said: set[int] = set()
+        """The errors that were warned of."""
         self._captured: Slot[Captured] = Slot()
         self._announced: Slot[Message] = Slot()
         self._next_seq = 0
@@ -156,12 +167,13 @@ class SharedStream:
                 ring = self._ring_for(image, header)
                 descriptor = ring.write(image, header)
             except OSError as error:
-                self._withdraw(error.strerror or str(error))
+                self._withdraw(error.strerror or str(error), error.errno or 0)
                 return None
             if descriptor is None:
                 self._starve()
                 return None
             self._starved_since = None
+            self._again_s = 0.0
             self._next_seq += 1
             self._rate.tick()
             self._full = [doorbell for doorbell in self._doorbells.values() if not press(doorbell, ring.file)]
@@ -193,11 +205,16 @@ class SharedStream:
         elif now - self._starved_since > TIMES.shared_starved_s:
             self._withdraw("its readers hold every slot")
 
-    def _withdraw(self, why: str) -> None:
-        self._withdrawn_until = time.monotonic() + TIMES.shared_again_s
+    def _withdraw(self, why: str, error: int = 0) -> None:
+        again_s = TIMES.shared_again_s
+        if error in _FOR_GOOD:
+            again_s = self._again_s = max(again_s, min(2 * self._again_s, _AGAIN_S))
+        self._withdrawn_until = time.monotonic() + again_s
         self._close_ring()
         self.has_word = True
-        logger.warning("no shared memory for %s: %s; subscribers here take the main stream", self._camera, why)
+        level = logging.DEBUG if error in self._said else logging.WARNING
+        self._said.add(error)
+        logger.log(level, "no shared memory for %s: %s; subscribers here take the main stream", self._camera, why)
 
     def _close_ring(self) -> None:
         self._starved_since = None

@@ -14,6 +14,7 @@ from camfabric.common.errors import CodecError
 from camfabric.common.frame import Codec, Frame
 from camfabric.common.mailbox import Closed, Mailbox
 from camfabric.common.settings import Limits
+from camfabric.common.shared_pictures import SharedPictures
 
 
 def test_pictures_that_are_not_shown_are_counted_and_add_up(video: Any) -> None:
@@ -121,3 +122,44 @@ def test_several_threads_share_cameras_and_each_picture_is_shown_once(video: Any
         assert sorted(frame.extra["number"] for frame in shown) == list(range(len(shown)))
         assert len(shown) >= 88
         assert all(stream.is_clean(frame) for frame in shown)
+
+
+def test_a_camera_that_goes_over_is_shown_again_although_its_capture_times_do_not_rise(picture: Any) -> None:
+    mailbox = Mailbox()
+    decoding = Decoding(mailbox, lambda _camera, error: pytest.fail(str(error)), SharedPictures())
+
+    def shown(channel: str, captured_s: float, came_s: float, epoch: int = 1) -> Frame | None:
+        frame = Frame(
+            camera="a",
+            channel=channel,
+            codec=Codec.RAW,
+            epoch=epoch,
+            captured_monotonic_ns=round(captured_s * 1e9),
+            received_ns=round(came_s * 1e9),
+            missed=1,
+            decoded=picture(1),
+        )
+        return decoding.picture(frame)
+
+    assert shown("shm", 5, 100) is not None
+    # What came by the other way already, and what its viewers are given first, is not shown, however late that is.
+    assert shown("cam", 4.5, 130) is None
+    assert shown("cam", 5, 130.5) is None
+    frame = shown("cam", 5.1, 133)
+    assert frame is not None
+    assert frame.missed == 3
+    # Of the other way again, and for good.
+    assert shown("shm", 5.1, 133.1) is None
+    assert shown("cam", 5.2, 133.2) is not None
+    assert shown("shm", 2.0, 140) is None
+    assert shown("shm", 2.1, 140.9) is None
+    frame = shown("shm", 2.0, 141)
+    assert frame is not None
+    assert frame.missed == 3
+    assert shown("shm", 2.0, 141.1) is not None
+    # The clock goes back by an hour.
+    assert shown("cam", 2.0, 142) is None
+    assert shown("cam", 2.0, 142 - 3600) is not None
+    # Another publisher's times are others.
+    assert shown("shm", 1.0, 143 - 3600, epoch=2) is not None
+    assert decoding._passed_over == {}

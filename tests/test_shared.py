@@ -28,6 +28,7 @@ from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.settings import LIMITS
 from camfabric.common.shared import NoRing, Ring, RingReader, host, make_host, sweep
 from camfabric.common.shared_pictures import SharedPictures
+from camfabric.publisher.shared import SharedStream
 
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108
 _SHAPE: Final = (120, 160, 3)
@@ -51,6 +52,15 @@ def ring() -> Iterator[Ring]:
 
 def _ring(picture_bytes: int = _BYTES, **fields: Any) -> Ring:
     return Ring(picture_bytes, camera="a/b", epoch=_EPOCH, **fields)
+
+
+@pytest.fixture
+def watched() -> Iterator[SharedStream]:
+    """A publisher's side of a camera, which somebody watches here."""
+    stream = SharedStream("a", host=host(), epoch=_EPOCH, limits=replace(LIMITS, shared_bytes=1_000_000))
+    stream.subscribe(stream.topic)
+    yield stream
+    stream.unwatch()
 
 
 def _reader(ring: Ring, **limits: int) -> RingReader:
@@ -118,7 +128,9 @@ def test_the_header_has_a_page_and_a_larger_one_more() -> None:
         assert _path(ring).stat().st_size == 4096 + LIMITS.shared_slots * (room + 61440)
         assert ring.fits(_BYTES, room - 8)
         assert not ring.fits(_BYTES, room - 7)
-        assert not ring.fits(_BYTES - 1, 0)
+        assert ring.fits(_BYTES // 2, 0)
+        assert not ring.fits(_BYTES // 2 - 1, 0)
+        assert not ring.fits(_BYTES + 1, 0)
         header = bytes(range(256)) * 300
         assert ring.write(_picture(9), header[:size])
         taken = _reader(ring).take()
@@ -126,6 +138,71 @@ def test_the_header_has_a_page_and_a_larger_one_more() -> None:
         assert taken[0] == header[:size]
         assert (taken[1] == 9).all()
         ring.close()
+
+
+def test_pictures_of_changing_sizes_share_a_ring(watched: SharedStream) -> None:
+    files: set[int] = set()
+    held: list[tuple[int, int, Any]] = []
+    pictures = SharedPictures()
+    for number in range(50):
+        rows = 120 - number * 7 % 50
+        written = watched.write(Frame(camera="a"), _picture(number, (rows, 160, 3)), PixelFormat.BGR24)
+        assert written is not None
+        copied = written.draw()
+        assert copied is not None
+        assert (copied == number).all()
+        assert watched._ring is not None
+        files.add(watched._ring.file)
+        if number % 10 == 0:
+            pictures.have(pictures.ring(watched._ring.file))
+            frame = pictures.picture("a", missed=0, dropped=0)
+            assert frame is not None
+            held.append((number, rows, frame.image))
+        for its, its_rows, image in held:
+            assert image.shape == (its_rows, 160, 3)
+            assert (image == its).all()
+    assert len(files) == 1
+    assert watched.write(Frame(camera="a"), _picture(0, (50, 160, 3)), PixelFormat.BGR24)
+    assert watched._ring is not None
+    assert watched._ring.file not in files
+
+
+def _fails(stream: SharedStream, picture: Any) -> float:
+    """For how many seconds memory is withdrawn when that picture is written."""
+    stream._withdrawn_until = 0.0
+    begun = time.monotonic()
+    assert stream.write(Frame(camera="a"), picture, PixelFormat.GRAY8) is None
+    assert not stream.offered
+    return stream._withdrawn_until - begun
+
+
+def test_what_can_never_fit_is_offered_less_and_less_and_said_once(
+    watched: SharedStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    for wanted_s in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        assert wanted_s <= _fails(watched, _picture(1, (1000 + wanted_s, 400))) < wanted_s + 30
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    # Once one fits, it is as if nothing had been.
+    watched._withdrawn_until = 0.0
+    assert watched.write(Frame(camera="a"), _picture(1, (100, 100)), PixelFormat.GRAY8)
+    assert _fails(watched, _picture(1, (1000, 1000))) < 90
+    assert len(caplog.records) == 1
+
+
+def test_what_may_pass_is_offered_again_each_minute_and_said_once(
+    watched: SharedStream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(ring: Ring, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(Ring, "_allocate", full)
+    for _ in range(3):
+        assert 60 <= _fails(watched, _picture(1, (100, 100))) < 90
+    assert [record.getMessage() for record in caplog.records] == [
+        "no shared memory for a: no room; subscribers here take the main stream"
+    ]
+    _fails(watched, _picture(1, (1000, 1000)))
+    assert len(caplog.records) == 2
 
 
 def test_a_held_picture_stays_as_it_is_while_a_thousand_come(ring: Ring) -> None:
@@ -183,6 +260,29 @@ def test_a_greedy_reader_gets_copies_and_holds_no_more_slots(ring: Ring) -> None
     assert ring.slots <= LIMITS.shared_held + 3
 
 
+def test_a_picture_written_just_as_its_slot_is_let_go_is_taken(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = _reader(ring)
+    descriptor = ring.write(_picture(1))
+    assert descriptor is not None
+    held = _taken(reader)
+    real = shared._lock
+    seen: list[int] = []
+
+    def lock(of: int, what: bytes) -> None:
+        real(of, what)
+        if of == reader._descriptor and what == shared._FREE[descriptor.slot] and not seen:
+            seen.append(held_number)
+            # The writer has it at once, and another thread looks.
+            while (written := ring.write(_picture(2))) is not None and written.slot != descriptor.slot:
+                pass
+            seen.append(_taken(reader)[0])
+
+    held_number = int(held[0])
+    monkeypatch.setattr(shared, "_lock", lock)
+    del held
+    assert seen == [1, 2]
+
+
 def test_two_readers_in_one_process_hold_for_themselves(ring: Ring) -> None:
     one, other = _reader(ring), _reader(ring)
     assert ring.write(_picture(5))
@@ -228,6 +328,40 @@ def test_a_forked_process_lets_go_of_nothing_that_its_parent_holds(ring: Ring) -
     assert (held == 5).all()
 
 
+def test_rings_are_made_while_others_sweep() -> None:
+    sweeper = _sweeping()
+    for _ in range(300):
+        ring = _ring(4096)
+        assert ring.write(_picture(1, (64, 64)))
+        assert _taken(_reader(ring))[0] == 1
+        ring.close()
+    sweeper.communicate("end\n", timeout=10)
+
+
+def test_a_ring_that_is_swept_while_it_is_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shared.guard
+    swept: list[int] = []
+
+    def guard(descriptor: int) -> None:
+        if len(swept) < 3:
+            swept.append(descriptor)
+            sweep()
+        real(descriptor)
+
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(shared, "guard", guard)
+    ring = _ring()
+    assert len(swept) == 3
+    assert _path(ring).exists()
+    assert ring.write(_picture(1))
+    assert _taken(_reader(ring))[0] == 1
+    ring.close()
+    del ring
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_room_is_taken_before_it_is_written_to(ring: Ring) -> None:
     assert _path(ring).stat().st_blocks * 512 >= 4 * _BYTES
     assert stat.S_IMODE(_path(ring).stat().st_mode) == 0o600
@@ -268,6 +402,21 @@ def _run(program: str, *arguments: object) -> subprocess.Popen[str]:
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def _sweeping() -> subprocess.Popen[str]:
+    """A process that sweeps until it is told to end."""
+    sweeper = _run("""
+        import sys, threading
+        from camfabric.common.shared import sweep
+        ended = threading.Event()
+        threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
+        print("there", flush=True)
+        while not ended.is_set():
+            sweep()
+    """)
+    _line(sweeper)
+    return sweeper
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -619,16 +768,7 @@ def test_a_doorbell_that_is_swept_while_it_is_made_is_made_again(monkeypatch: py
 
 
 def test_doorbells_are_made_while_others_sweep() -> None:
-    sweeper = _run("""
-        import sys, threading
-        from camfabric.common.shared import sweep
-        ended = threading.Event()
-        threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
-        print("there", flush=True)
-        while not ended.is_set():
-            sweep()
-    """)
-    _line(sweeper)
+    sweeper = _sweeping()
     for _ in range(300):
         doorbell = Doorbell()
         os.close(open_doorbell(doorbell.name))
