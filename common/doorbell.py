@@ -1,8 +1,9 @@
 """Doorbells: how a publisher tells a subscriber on its host, without a message, that a ring has a new picture.
 
 A subscriber has one, a FIFO in /dev/shm, for all the cameras that it takes from memory; it asks publishers to use it by
-its name, which it subscribes to. Each picture is 8 bytes: the file of its ring. None is waited for, and none that does
-not fit matters: the newest picture stands in the ring itself, and a doorbell that was full makes its owner look at all.
+its name, which it subscribes to. Each picture is 8 bytes: the file of its ring. None is waited for. The newest picture
+stands in the ring itself, and a doorbell that was full makes its owner look at all rings that it knows; of one that it
+does not know it is told again.
 """
 
 from __future__ import annotations
@@ -75,15 +76,15 @@ class Doorbell:
         """The descriptor to poll."""
         return self._descriptor
 
-    def heard(self) -> set[int] | None:
-        """The files of the rings with a new picture since the last call; None where it may be any."""
+    def heard(self) -> tuple[set[int], bool]:
+        """The files of the rings with a new picture since the last call, and whether any other may have one too."""
         try:
             data = os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
-            return set()
-        if len(data) >= _SMALLEST_BYTES or len(data) % _FILE.size:
-            return None
-        return {file for (file,) in _FILE.iter_unpack(data)} - {NO_FILE}
+            return set(), False
+        odd = len(data) % _FILE.size
+        files = {file for (file,) in _FILE.iter_unpack(data[:-odd] if odd else data)} - {NO_FILE}
+        return files, odd > 0 or len(data) >= _SMALLEST_BYTES
 
     def wait(self, timeout: float | None) -> None:
         """Wait until somebody has pressed it, or knocked, or `timeout` seconds are over."""
@@ -129,7 +130,10 @@ def open_doorbell(name: str) -> int:
     raise PermissionError(f"doorbell {name} is not this user's")
 
 
-def press(descriptor: int, file: int) -> None:
-    """Tell its owner of a picture in the ring with that file. Never waits."""
-    with contextlib.suppress(BlockingIOError):  # then there is enough in it to be looked at
+def press(descriptor: int, file: int) -> bool:
+    """Tell its owner of a picture in the ring with that file. Never waits. Returns whether there was room for it."""
+    try:
         os.write(descriptor, _FILE.pack(file))
+    except BlockingIOError:  # there is enough in it to be looked at
+        return False
+    return True

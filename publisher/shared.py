@@ -89,6 +89,8 @@ class SharedStream:
         """To announcements."""
         self._doorbells: dict[bytes, int] = {}
         """Those that are pressed: the subscription that asked for it, and the descriptor."""
+        self._full: list[int] = []
+        """Those of them that had no room at last: they are pressed again, for the ring may be new."""
         self._watched = threading.Event()
         self._lock = threading.Lock()
         self._ring: Ring | None = None
@@ -162,8 +164,7 @@ class SharedStream:
             self._starved_since = None
             self._next_seq += 1
             self._rate.tick()
-            for doorbell in self._doorbells.values():
-                press(doorbell, ring.file)
+            self._full = [doorbell for doorbell in self._doorbells.values() if not press(doorbell, ring.file)]
             if self._subscriptions:
                 self._announced.put((header, wire.pack_descriptor(descriptor)))
                 self.has_word = True
@@ -217,6 +218,12 @@ class SharedStream:
         elif (split := split_shared(prefix)) is not None and split[1] == topic(self._camera):
             self._add_doorbell(prefix, split[0].decode().removeprefix(f"{SHM}/").removesuffix("/"))
 
+    def _press_again(self) -> None:
+        with self._lock:
+            if self._ring is not None:
+                file = self._ring.file
+                self._full = [doorbell for doorbell in self._full if not press(doorbell, file)]
+
     def _add_doorbell(self, prefix: bytes, name: str) -> None:
         if prefix in self._doorbells or len(self._doorbells) >= self._limits.shared_doorbells:
             return
@@ -228,14 +235,15 @@ class SharedStream:
         with self._lock:
             self._doorbells[prefix] = doorbell
             self._watched.set()
-            if self._ring is not None:
-                press(doorbell, self._ring.file)
+            if self._ring is not None and not press(doorbell, self._ring.file):
+                self._full.append(doorbell)
 
     def unsubscribe(self, prefix: bytes) -> None:
         """Remove a subscription; with the last one the memory is given back."""
         self._subscriptions.discard(prefix)
         with self._lock:
             if (doorbell := self._doorbells.pop(prefix, None)) is not None:
+                self._full = [full for full in self._full if full != doorbell]
                 os.close(doorbell)
         if not self._subscriptions and not self._doorbells and self.watched:
             self.unwatch()
@@ -248,6 +256,7 @@ class SharedStream:
             for doorbell in self._doorbells.values():
                 os.close(doorbell)
             self._doorbells.clear()
+            self._full.clear()
             self._close_ring()
         self._captured.take()
         self._announced.take()
@@ -259,6 +268,8 @@ class SharedStream:
             FabricError: it cannot be drawn.
         """
         self.has_word = False
+        if self._full:
+            self._press_again()
         if self.watched and (captured := self._captured.take()) is not None and (image := captured.drawn()) is not None:
             if self.resize is not None:
                 image = self.resize(image)

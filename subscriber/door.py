@@ -76,8 +76,8 @@ class Door:
     def hear(self, doorbell: Doorbell) -> set[int]:
         """The files of the rings that may have a new picture."""
         self._heard = time.monotonic()
-        files = doorbell.heard()
-        return {reader.file for reader in self._shared.rings()} if files is None else files
+        files, may_be_any = doorbell.heard()
+        return files.union(reader.file for reader in self._shared.rings()) if may_be_any else files
 
     def take(self, timeout: float | None) -> Frame:
         """The next frame, as `Decoding.take` gives it.

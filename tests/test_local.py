@@ -26,6 +26,7 @@ import zmq
 from camfabric.broker.permissions import Cameras
 from camfabric.common import shared as shared_memory
 from camfabric.common import wire
+from camfabric.common.doorbell import Doorbell
 from camfabric.common.errors import ConfigError
 from camfabric.common.frame import Codec, Frame, PixelFormat
 from camfabric.common.mailbox import Mailbox
@@ -407,6 +408,57 @@ def test_a_consumer_that_is_away_for_long_finds_the_newest_picture_and_its_camer
         assert frames[0].dropped == frames[0].seq - last.seq - 1
         assert frames[-1].age_ms < 1000
         assert _woken(subscriber, "a/b")
+
+
+@pytest.mark.parametrize("pictures", [600, 9000], ids=["nearly", "quite"])
+def test_a_new_ring_is_heard_of_though_the_doorbell_was_full(
+    pictures: int, publisher: Callable[..., Publisher], eventually: Eventually
+) -> None:
+    camera = publisher()
+    small, large = np.zeros((12, 16, 3), np.uint8), np.zeros((24, 32, 3), np.uint8)
+    with Subscriber(camera.endpoint) as subscriber:
+        for _ in range(1000):
+            camera.send(small)
+            with contextlib.suppress(TimeoutError):
+                subscriber.read(timeout=0.05)
+            if _woken(subscriber, "a/b") and subscriber._door is not None and subscriber._door.is_attended:
+                break
+        for _ in range(pictures):
+            camera.send(small)
+        camera.send(large)  # and nothing after it
+        frames = _read_until(subscriber, lambda frame: frame.height == 24)
+        assert all(map(_is_shared, frames))
+
+
+def test_a_doorbell_that_was_full_is_pressed_again_as_long_as_somebody_has_it() -> None:
+    doorbell = Doorbell()
+    shared = SharedStream("a", host=host(), epoch=1)
+    asked = topic(shared_channel(doorbell.name), "a")
+    image = np.zeros((48, 64, 3), np.uint8)
+    try:
+        shared.subscribe(asked)
+        for _ in range(10_000):
+            doorbell.knock()
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        assert doorbell.heard() == (set(), True)
+        for _ in range(2):
+            shared.pull()
+        assert shared._ring is not None
+        assert doorbell.heard() == ({shared._ring.file}, False)
+        shared.pull()
+        assert doorbell.heard() == (set(), False)
+        for _ in range(10_000):
+            doorbell.knock()
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        shared.unsubscribe(asked)
+        assert doorbell.heard() == (set(), True)
+        shared.subscribe(shared.topic)
+        assert shared.write(Frame(camera="a"), image, PixelFormat.BGR24)
+        shared.pull()
+        assert doorbell.heard() == (set(), False)
+    finally:
+        shared.unwatch()
+        doorbell.close()
 
 
 def test_several_threads_may_read_and_none_waits_in_vain(

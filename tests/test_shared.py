@@ -521,19 +521,22 @@ def test_a_doorbell_tells_of_the_rings_and_is_full_without_harm() -> None:
     try:
         assert stat.S_IMODE(_bell(doorbell).stat().st_mode) == 0o600
         other = open_doorbell(doorbell.name)
-        assert doorbell.heard() == set()
+        assert doorbell.heard() == (set(), False)
         for file in (5, 7, 5):
-            press(other, file)
+            assert press(other, file)
         doorbell.knock()
-        assert doorbell.heard() == {5, 7}
-        assert doorbell.heard() == set()
-        for file in range(20_000):
-            press(other, file + 1)
-        assert doorbell.heard() is None
-        press(other, (1 << 64) - 1)
-        assert doorbell.heard() == {(1 << 64) - 1}
+        assert doorbell.heard() == ({5, 7}, False)
+        assert doorbell.heard() == (set(), False)
+        for file in range(600):
+            assert press(other, file + 1)
+        assert doorbell.heard() == (set(range(1, 601)), True)
+        fitted = [press(other, file + 1) for file in range(20_000)]
+        assert not fitted[-1]
+        assert doorbell.heard() == ({file + 1 for file, did in enumerate(fitted) if did}, True)
+        assert press(other, (1 << 64) - 1)
+        assert doorbell.heard() == ({(1 << 64) - 1}, False)
         os.write(other, b"odd")
-        assert doorbell.heard() is None
+        assert doorbell.heard() == (set(), True)
         os.close(other)
         doorbell.wait(0.01)
     finally:
