@@ -44,7 +44,10 @@ class _Camera:
 
 
 class Local:
-    """Used by one thread. What may change where a camera is taken from returns whether it did: so did `topics` then."""
+    """Used by one thread. What may change where a camera is taken from returns whether it did: so did `topics` then.
+
+    `bound` comes before `topics`, and may change them.
+    """
 
     def __init__(self, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -54,14 +57,17 @@ class Local:
         """The name by which publishers know this subscriber's, if it has one."""
         self._cameras: dict[str, _Camera] = {}
 
+    def bound(self, known: Collection[str]) -> None:
+        """Take none from memory where more cameras are known than are to be."""
+        if len(known) > self._limits.shared_cameras:
+            for camera in self._cameras.values():
+                camera.way = _Way.REFUSED
+
     def topics(self, filters: Iterable[str], known: Collection[str]) -> set[bytes]:
         """What to subscribe to for frames. `known`: all cameras that were heard of under these filters.
 
         A filter with a camera that is taken from memory becomes one topic for each of the others.
         """
-        if len(known) > self._limits.shared_cameras:
-            for camera in self._cameras.values():
-                camera.way = _Way.REFUSED
         wanted: set[bytes] = set()
         for filter_ in filters:
             under = [camera for camera in known if covers(filter_, camera)]

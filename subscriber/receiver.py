@@ -228,12 +228,21 @@ class Receiver(threading.Thread):
             self._known = frozenset(
                 camera for camera in (*self.roster.cameras(), *self._streams) if self._is_covered(camera)
             )
+            self._local.bound(self._known)
             self._topics = frozenset(self._local.topics(self._filters, self._known))
+            self._forget_unasked(self._local)
         for link in self._links:
             for new in sorted(self._topics - before):
                 link.socket.subscribe(new)
             for gone in before - self._topics:
                 link.socket.unsubscribe(gone)
+
+    def _forget_unasked(self, local: Local) -> None:
+        """Give back the rings of cameras that are not taken from memory any more."""
+        if self._shared is not None:
+            for reader in self._shared.rings():
+                if not local.is_asked(reader.camera):
+                    self._shared.forget(reader.camera)
 
     def _is_watched(self, camera: str) -> bool:
         """Whether a filter gives it: the last message of a subscription that was taken back may be here already."""
@@ -385,7 +394,6 @@ class Receiver(threading.Thread):
             return
         self._streams[camera] = _Stream(Sequence(self._limits), link, camera)
         self._choose_topics()
-        self._shared.forget(camera)
         self._mend(self._streams[camera])
 
     def _put(self, frame: Frame) -> None:

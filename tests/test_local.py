@@ -1126,9 +1126,31 @@ def test_too_many_cameras_stay_where_they_are() -> None:
     local = Local(limits=replace(LIMITS, shared_cameras=3))
     local.heard(_status())
     local.arrived("a")
+    local.bound({"a", "b", "c"})
     assert local.topics([""], {"a", "b", "c"}) >= {b"cam/b/", b"cam/c/"}
+    local.bound({"a", "b", "c", "d"})
     assert local.topics([""], {"a", "b", "c", "d"}) == {b"cam/"}
     assert not local.in_memory("a")
+
+
+def test_memory_of_too_many_cameras_is_given_back(
+    publisher: Callable[..., Publisher], feed: Callable[..., Any], start_broker: StartBroker, eventually: Eventually
+) -> None:
+    broker = start_broker()
+    for name in ("a", "b"):
+        feed(publisher(name, to=broker.to))
+    with Subscriber(broker.endpoint) as subscriber:
+        local = subscriber._receiver._local
+        assert local is not None
+        local._limits = replace(LIMITS, shared_cameras=2)
+        _read_until(subscriber, _saw({("a", "shm"), ("b", "shm")}))
+        assert set(_pictures(subscriber)._readers) == {"a", "b"}
+        feed(publisher("c", to=broker.to))
+        _read_until(subscriber, _saw({("a", "cam"), ("b", "cam"), ("c", "cam")}))
+        eventually(lambda: not _pictures(subscriber)._readers)
+        assert not list(_pictures(subscriber).rings())
+        then = [subscriber.read(timeout=5) for _ in range(30)]
+        assert {frame.channel for frame in then} == {"cam"}
 
 
 def test_what_is_dropped_is_not_forgiven_by_another_channels_numbers() -> None:
