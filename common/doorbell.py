@@ -2,13 +2,8 @@
 
 A subscriber has one, a FIFO in /dev/shm, for all the cameras that it takes from memory; it asks publishers to use it by
 its name, which it subscribes to. Each picture is 8 bytes: the file of its ring. None is waited for. The newest picture
-<<<<<<< HEAD
-stands in the ring itself, and a doorbell that was full makes its owner look at all that it knows; of one that it does not
-know it is told again.
-=======
 stands in the ring itself, and a doorbell that was full makes its owner look at all rings that it knows; of one that it
 does not know it is told again.
->>>>>>> 83eaee80930f3947424380f0589f164d42c66e3e
 """
 
 from __future__ import annotations
