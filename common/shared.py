@@ -217,7 +217,7 @@ class Ring:
             first = min(_FIRST_SLOTS, self._most)
             self._allocate(0, _PAGE + first * self._stride)
             self._order.extend(range(first))
-            self._memory = mmap.mmap(self._descriptor, size)
+            self._memory = _memory_of(self._descriptor, size, os.O_RDWR, mmap.ACCESS_WRITE)
             name = camera.encode()
             _CAMERA.pack_into(self._memory, _CAMERA_AT, len(name), name)
             _HEAD.pack_into(self._memory, 0, _MAGIC, epoch, self._stride, self._most, self._room)
@@ -226,6 +226,7 @@ class Ring:
         except BaseException:
             self.close()
             raise
+        _with_locks.add(self)
 
     def _allocate(self, offset: int, length: int) -> None:
         """Take memory before it is written to: where a write finds none, the process is ended by SIGBUS.
@@ -354,6 +355,15 @@ def _made() -> tuple[int, int]:
             return file, descriptor
 
 
+def _memory_of(descriptor: int, size: int, flags: int, access: int) -> mmap.mmap:
+    """A file's memory. It keeps a descriptor, so it is given one of its own, which has no locks to pass on."""
+    own = os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(own, size, access=access)
+    finally:
+        os.close(own)
+
+
 def _pages(size: int) -> int:
     """That many bytes in whole pages."""
     return -(-size // _PAGE) * _PAGE
@@ -398,6 +408,7 @@ class RingReader:
         self._newest: NDArray[Any] = np.frombuffer(self._memory, "<u8", 1, _NEWEST_AT)
         self.news: Final = Frame(camera=self.camera, channel=f"{SHM}/", epoch=self.epoch, payload=b"")
         """What stands for a new picture until it is taken."""
+        _with_locks.add(self)
 
     def _mapped(self) -> mmap.mmap:
         status = os.fstat(self._descriptor)
@@ -418,7 +429,7 @@ class RingReader:
             raise ValueError(f"{self._slots} slots of {self._stride} bytes are not its {status.st_size} bytes")
         self.camera = parse_topic(b"%s/%s/" % (CAM.encode(), name[:length]))[1]
         _lock(self._descriptor, _FREE[0])  # whether there are such locks here
-        return mmap.mmap(self._descriptor, status.st_size, access=mmap.ACCESS_READ)
+        return _memory_of(self._descriptor, status.st_size, os.O_RDONLY, mmap.ACCESS_READ)
 
     def has_moved(self) -> bool:
         """Whether anything was written since the last call."""
@@ -496,3 +507,19 @@ class RingReader:
         self._held.discard(slot)  # before a newer one can be in that slot, and be passed over
         if os.getpid() == process:  # and not by a forked one, which shares the locks
             _lock(self._descriptor, _FREE[slot])
+
+
+_with_locks: Final[weakref.WeakSet[Ring | RingReader]] = weakref.WeakSet()
+
+
+def _leave_locks() -> None:
+    """Of a forked process: its parent's locks are not to outlive that."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for each in list(_with_locks):
+        if each._descriptor >= 0:
+            os.dup2(null, each._descriptor, inheritable=False)
+    os.close(null)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)

@@ -456,6 +456,40 @@ def test_a_killed_reader_holds_nothing(ring: Ring) -> None:
     assert descriptor.slot in slots
 
 
+_FORKS: Final = """
+    import os, sys, time
+    from camfabric.common.shared import Ring, RingReader
+    ring = Ring(57600, camera="a/b", epoch=77)
+    held = RingReader(int(sys.argv[1])).take()
+    if not os.fork():
+        print(ring.file, os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+"""
+
+
+def test_what_the_dead_have_forked_holds_nothing_of_theirs(ring: Ring) -> None:
+    assert ring.write(_picture(1))
+    parent = _run(_FORKS, ring.file)
+    file, child = map(int, _line(parent).split())
+    try:
+        slots = {written.slot for _ in range(20) if (written := ring.write(_picture(2)))}
+        assert len(slots) == 3  # the fourth is held by a parent that lives
+        sweep()
+        assert shared._path(file).exists()
+        parent.kill()
+        parent.wait()
+        slots = {written.slot for _ in range(20) if (written := ring.write(_picture(2)))}
+        assert len(slots) == 4
+        sweep()
+        assert not shared._path(file).exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.kill()
+        parent.communicate()
+
+
 def test_a_stopped_reader_holds_its_picture_alone(ring: Ring) -> None:
     assert ring.write(_picture(42))
     reader = _run(_READER, ring.file)
