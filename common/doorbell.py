@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import stat
 import struct
@@ -18,7 +17,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from camfabric.common.shared import guard, path_of
+from camfabric.common.shared import make_guarded, path_of
 from camfabric.common.topics import is_host
 
 __all__ = ["NO_FILE", "Doorbell", "open_doorbell", "press"]
@@ -29,11 +28,20 @@ _FILE: Final = struct.Struct("<Q")
 _READ_BYTES: Final = 65536
 _SMALLEST_BYTES: Final = 4096
 """No FIFO holds less, so one that had less in it was not full."""
-_TRIES: Final = 8
+_SUFFIX: Final = ".wake"
 
 
-def _file_name(name: str) -> str:
-    return f"{name}.wake"
+def _path(name: str) -> Path:
+    return path_of(name + _SUFFIX)
+
+
+def _create(path: Path) -> int:
+    os.mkfifo(path, 0o600)
+    try:
+        return _opened(path)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class Doorbell:
@@ -44,33 +52,11 @@ class Doorbell:
     """
 
     def __init__(self) -> None:
-        for left in reversed(range(_TRIES)):
-            try:
-                self._descriptor = self._make(secrets.token_hex(8))
-            except OSError:
-                if not left:
-                    raise
-            else:
-                break
+        name, self._descriptor = make_guarded(_create, _SUFFIX)
+        self.name: Final = name
+        """What publishers are to be told: 16 hexadecimal digits."""
         # Not before the last one that hears it has gone.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
-
-    def _make(self, name: str) -> int:
-        self.name = name
-        """What publishers are to be told: 16 hexadecimal digits."""
-        os.mkfifo(self._path, 0o600)
-        with contextlib.ExitStack() as undone:
-            undone.callback(self._path.unlink, missing_ok=True)
-            # Also for writing: a FIFO that nobody has open for that has an end, which would be news for ever.
-            descriptor = _opened(name)
-            undone.callback(os.close, descriptor)
-            guard(descriptor)  # somebody who starts just now may take it for what the dead have left
-            undone.pop_all()
-        return descriptor
-
-    @property
-    def _path(self) -> Path:
-        return path_of(_file_name(self.name))
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -105,11 +91,12 @@ class Doorbell:
     def close(self) -> None:
         """Remove it."""
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            _path(self.name).unlink()
 
 
-def _opened(name: str) -> int:
-    return os.open(path_of(_file_name(name)), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _opened(path: Path) -> int:
+    # Also for writing: a FIFO that nobody has open for that has an end, which would be news for ever.
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def open_doorbell(name: str) -> int:
@@ -122,7 +109,7 @@ def open_doorbell(name: str) -> int:
     """
     if not is_host(name):
         raise FileNotFoundError(f"no doorbell {name!r}")
-    descriptor = _opened(name)
+    descriptor = _opened(_path(name))
     status = os.fstat(descriptor)
     if stat.S_ISFIFO(status.st_mode) and status.st_uid == os.geteuid():
         return descriptor

@@ -23,6 +23,7 @@ import struct
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from camfabric.common.frame import Image
 
-__all__ = ["NoRing", "Ring", "RingReader", "guard", "host", "make_host", "path_of", "sweep"]
+__all__ = ["NoRing", "Ring", "RingReader", "host", "make_guarded", "make_host", "path_of", "sweep"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,36 @@ def path_of(name: str) -> Path:
 
 def _path(file: int) -> Path:
     return path_of(f"{file:016x}")
+
+
+def make_guarded(create: Callable[[Path], int], suffix: str = "") -> tuple[str, int]:
+    """Make a file that is not taken for a dead process's while this one lives: its name, and its descriptor.
+
+    Args:
+        create: makes and opens the file of that path.
+        suffix: of its name, behind 16 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    left = _MAKE_TRIES
+    while True:
+        name = secrets.token_hex(8)
+        path = path_of(name + suffix)
+        try:
+            descriptor = create(path)
+            try:
+                guard(descriptor)
+            except OSError:
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+                raise
+        except OSError:  # somebody who starts just now may have taken it for what the dead have left
+            left -= 1
+            if not left:
+                raise
+        else:
+            return name, descriptor
 
 
 def guard(descriptor: int) -> None:
@@ -210,7 +241,8 @@ class Ring:
         self._shape: tuple[tuple[int, ...], Any] = ((), None)
         self._pictures: dict[int, NDArray[Any]] = {}
         """The slots' pixels as arrays of that shape and type."""
-        self.file, self._descriptor = _made()
+        digits, self._descriptor = make_guarded(_create)
+        self.file: Final = int(digits, 16)
         try:
             size = _PAGE + self._most * self._stride
             os.ftruncate(self._descriptor, size)
@@ -336,23 +368,8 @@ class Ring:
             self._descriptor = -1
 
 
-def _made() -> tuple[int, int]:
-    """A new file that is guarded: its name, and its descriptor."""
-    left = _MAKE_TRIES
-    while True:
-        file = secrets.randbits(64) or 1  # 0 is none
-        descriptor = os.open(_path(file), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            guard(descriptor)
-        except OSError:  # somebody who starts just now may take it for what the dead have left
-            with contextlib.suppress(OSError):
-                _path(file).unlink()
-            os.close(descriptor)
-            left -= 1
-            if not left:
-                raise
-        else:
-            return file, descriptor
+def _create(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _memory_of(descriptor: int, size: int, flags: int, access: int) -> mmap.mmap:

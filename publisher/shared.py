@@ -148,19 +148,14 @@ class SharedStream:
             if not self.watched or not self.offered:
                 return None
             header = wire.pack_header(
-                # A whole one costs half of what `replace` does.
-                Frame(
-                    camera=self._camera,
+                frame.replace(
                     codec=Codec.RAW,
                     pixel_format=pixel_format,
                     width=image.shape[1],
                     height=image.shape[0],
                     epoch=self._epoch,
                     seq=self._next_seq,
-                    captured_ns=frame.captured_ns,
-                    captured_monotonic_ns=frame.captured_monotonic_ns,
                     encoded_ns=time.time_ns(),
-                    extra=frame.extra,
                 )
             )
             try:
