@@ -332,19 +332,28 @@ class Ring:
         return None if pixels is None else pixels.copy()
 
     def _taken(self) -> int | None:
-        """A slot with its lock: the one written longest ago, but the last one only where there can be no more."""
-        last = len(self._order) - 1
-        for place, slot in enumerate(tuple(self._order)):
-            if place == last and (new := self._grown()) is not None:
-                slot = new
-            try:
-                _lock(self._descriptor, _WRITE[slot])
-            except OSError:
-                continue
-            self._order.remove(slot)
-            self._order.append(slot)
-            return slot
-        return None
+        """A slot with its lock: of those that do not have the newest picture the one written last, for it is in the
+        processor's cache; then a new one; that of the newest picture only where there can be no more."""
+        *others, newest = self._order
+        for slot in reversed(others):
+            if self._locks(slot):
+                break
+        else:
+            grown = self._grown()
+            slot = newest if grown is None else grown
+            if not self._locks(slot):
+                return None
+        self._order.remove(slot)
+        self._order.append(slot)
+        return slot
+
+    def _locks(self, slot: int) -> bool:
+        """Whether nobody holds it: then it is the writer's now."""
+        try:
+            _lock(self._descriptor, _WRITE[slot])
+        except OSError:
+            return False
+        return True
 
     def _grown(self) -> int | None:
         slot = len(self._order)

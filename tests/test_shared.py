@@ -74,6 +74,22 @@ def _taken(reader: RingReader) -> Any:
     return taken[1]
 
 
+def _slots_written(ring: Ring, pictures: int) -> set[int]:
+    written = [ring.write(_picture(number)) for number in range(pictures)]
+    return {each.slot for each in written if each}
+
+
+def _slots_free(ring: Ring) -> set[int]:
+    """Those that are written to while each picture is held: all that nobody else holds, and perhaps a new one."""
+    held, slots = [], set()
+    for _ in range(ring.slots):
+        written = ring.write(_picture(2))
+        assert written
+        slots.add(written.slot)
+        held.append(_taken(_reader(ring)))
+    return slots
+
+
 def _files() -> set[str]:
     return {path.name for path in _FOLDER.glob("camfabric-*")}
 
@@ -221,22 +237,33 @@ def test_a_held_picture_stays_as_it_is_while_a_thousand_come(ring: Ring) -> None
 def test_what_the_writer_has_overwritten_it_does_not_copy(ring: Ring) -> None:
     first = ring.write(_picture(1))
     assert first is not None
-    for number in range(3):
-        assert ring.write(_picture(number))
-        copied = ring.copied(first)
-        assert copied is not None
-        assert (copied == 1).all()
-        assert copied.shape == _SHAPE
-    assert ring.write(_picture(9))
+    assert ring.write(_picture(2))
+    copied = ring.copied(first)
+    assert copied is not None
+    assert (copied == 1).all()
+    assert copied.shape == _SHAPE
+    assert ring.write(_picture(3))
     assert ring.copied(first) is None
+
+
+def test_as_few_slots_as_can_be_are_written_to(ring: Ring) -> None:
+    """What was written a moment ago is in the processor's cache."""
+    assert len(_slots_written(ring, 20)) == 2
+    reader = _reader(ring)
+    held = _taken(reader)
+    assert len(_slots_written(ring, 20)) == 2
+    assert (held == 19).all()
+    assert ring.slots == 4
 
 
 def test_the_ring_grows_while_its_slots_are_held_and_no_further_than_its_bound(ring: Ring) -> None:
     readers = [_reader(ring) for _ in range(20)]
     held: list[Any] = []
+    slots: list[int] = []
     for number, reader in enumerate(readers):
-        if ring.write(_picture(number)) is None:
+        if (written := ring.write(_picture(number))) is None:
             break
+        slots.append(written.slot)
         held.append(_taken(reader))
     assert ring.slots == len(held) == LIMITS.shared_slots
     assert all((pixels == number).all() for number, pixels in enumerate(held))
@@ -246,7 +273,7 @@ def test_the_ring_grows_while_its_slots_are_held_and_no_further_than_its_bound(r
     gc.collect()
     again = ring.write(_picture(99))
     assert again is not None
-    assert again.slot == 3
+    assert again.slot == slots[3]
 
 
 def test_a_greedy_reader_gets_copies_and_holds_no_more_slots(ring: Ring) -> None:
@@ -449,11 +476,9 @@ def test_a_killed_reader_holds_nothing(ring: Ring) -> None:
     assert descriptor is not None
     reader = _run(_READER, ring.file)
     assert _line(reader) == "held"
-    slots = {written.slot for number in range(8) if (written := ring.write(_picture(number)))}
-    assert descriptor.slot not in slots
+    assert descriptor.slot not in _slots_free(ring)
     _kill(reader)
-    slots = {written.slot for number in range(8) if (written := ring.write(_picture(number)))}
-    assert descriptor.slot in slots
+    assert descriptor.slot in _slots_free(ring)
 
 
 _FORKS: Final = """
@@ -470,18 +495,18 @@ _FORKS: Final = """
 
 
 def test_what_the_dead_have_forked_holds_nothing_of_theirs(ring: Ring) -> None:
-    assert ring.write(_picture(1))
+    descriptor = ring.write(_picture(1))
+    assert descriptor is not None
     parent = _run(_FORKS, ring.file)
     file, child = map(int, _line(parent).split())
     try:
-        slots = {written.slot for _ in range(20) if (written := ring.write(_picture(2)))}
-        assert len(slots) == 3  # the fourth is held by a parent that lives
+        held = descriptor.slot
+        assert held not in _slots_free(ring)  # by a parent that lives
         sweep()
         assert shared._path(file).exists()
         parent.kill()
         parent.wait()
-        slots = {written.slot for _ in range(20) if (written := ring.write(_picture(2)))}
-        assert len(slots) == 4
+        assert held in _slots_free(ring)
         sweep()
         assert not shared._path(file).exists()
     finally:
