@@ -185,21 +185,23 @@ class Broker:
         return TIMES.doubt_s if doubt else 2 * TIMES.look_s
 
     def _serve(self, ready: Container[Any]) -> None:
+        """Subscriptions first, then frames, and only then what can wait."""
         for outlet in self._ports.outlets:
             if outlet.monitor in ready:
                 outlet.peers.accept()
             if outlet.socket in ready or outlet.audience.has_news:
                 self._demand.hear(outlet)
-            outlet.peers.look()
             outlet.audience.backlog.look()
-            if outlet.is_asked:
-                outlet.hand_out(self._forwarding.statuses())
         for inlet in self._ports.inlets:
             if inlet.monitor in ready:
                 inlet.hear()
             if inlet.socket in ready:
                 self._forwarding.drain(inlet)
             inlet.look()
+        for outlet in self._ports.outlets:
+            outlet.peers.look()
+            if outlet.is_asked:
+                outlet.hand_out(self._forwarding.statuses())
 
     def _tick(self, now: float) -> None:
         self._waker.clear()

@@ -138,14 +138,14 @@ class Forwarding:
         if not self._roster.accepts(route.camera, seen.epoch):
             return
         header = wire.with_hop(header)
+        for outlet in route.outlets:
+            outlet.audience.send([name, header, payload])
         if route.version != self._interest.version:
             route.version, route.is_wanted = self._interest.version, self._interest.covers(name)
         if route.is_wanted and not name.startswith(b"shm/"):  # there it is in a moment another picture
             self._groups.keep(
                 name, epoch=seen.epoch, seq=seen.seq, keyframe=seen.keyframe, header=header, payload=payload
             )
-        for outlet in route.outlets:
-            outlet.audience.send([name, header, payload])
 
     def _check_hops(self, hops: int) -> None:
         if hops >= self._limits.hops:

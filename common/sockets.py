@@ -266,6 +266,7 @@ class Watch:
     It takes one system call for all of them, and two for each socket that is asked; `zmq.Poller` takes six for each. A
     socket's own descriptor tells that something has happened since it was last asked, not what is there. So each is
     asked before the wait. One that is `quiet`, and used only when it was found ready, is asked only after that.
+    Nobody is asked after the wait: what is told then has most likely a message, and is to be received from, or asked.
     """
 
     def __init__(self) -> None:
@@ -296,11 +297,11 @@ class Watch:
                 sockets.remove(source)
 
     def wait(self, timeout_s: float) -> set[Socket | int]:
-        """What is readable, within `timeout_s` seconds; nothing where they are over."""
+        """What is readable, or in rare cases only seems so, within `timeout_s` seconds; nothing where they are over."""
         ready: set[Socket | int] = {socket for socket in {*self._asked, *self._found} if is_readable(socket)}
-        for descriptor, _ in self._poll.poll(0 if ready else math.ceil(max(timeout_s, 0) * 1000)):
-            source = self._sources[descriptor]
-            if isinstance(source, int) or is_readable(source):
-                ready.add(source)
-        self._found = [socket for socket in self._quiet if socket in ready]
+        self._found.clear()
+        timeout_ms = 0 if ready else math.ceil(max(timeout_s, 0) * 1000)
+        ready.update([self._sources[descriptor] for descriptor, _ in self._poll.poll(timeout_ms)])
+        if self._quiet:
+            self._found = [socket for socket in self._quiet if socket in ready]
         return ready
