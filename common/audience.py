@@ -118,7 +118,7 @@ class Audience:
         send = self._socket.send
         for part in parts[:-1]:
             send(part, _SNDMORE)
-        send(self.backlog.counted(parts[-1]), copy=False)
+        send(self.backlog.counted(parts[0], parts[-1]), copy=False)
 
     def may_replay(self, peer: Peer, size_bytes: int) -> bool:
         """Whether a replay of that size may be given to a peer; it is given the time that it takes."""

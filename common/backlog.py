@@ -38,8 +38,22 @@ _MARK_BYTES: Final = 8 * 1024 * 1024
 """... one in about so many bytes, which stands for the others ..."""
 _MOST_UNMARKED: Final = 2
 """... and never more than twice as many without one."""
+_SHORT_S: Final = 0.01
+"""A frame that takes no longer may have another one waiting behind it."""
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
+
+
+class _Held(weakref.ref[memoryview]):
+    """A frame that ZeroMQ has: it is let go when ZeroMQ is done, by a thread of pyzmq's."""
+
+    __slots__ = ("since", "size", "stream")
+
+    size: int
+    """What it stands for, in bytes."""
+    stream: bytes
+    """Its topic."""
+    since: float
 
 
 class Backlog:
@@ -54,8 +68,10 @@ class Backlog:
         self._peers = peers
         self._limits = limits
         self._clock = clock
-        self._held: deque[tuple[weakref.ref[memoryview], int]] = deque()
-        """What ZeroMQ has of frames that are tracked: it is let go when ZeroMQ is done, by a thread of pyzmq's."""
+        self._held: deque[_Held] = deque()
+        """Frames that are tracked."""
+        self._took_s = float("inf")
+        """How long the last one took."""
         self._unmarked = 0
         self._next_mark = 0
         self.on_room: Callable[[], None] = lambda: None
@@ -67,8 +83,13 @@ class Backlog:
         self._behind: list[Peer] = []
         self._next_look = 0.0
 
-    def counted(self, payload: Any) -> Any:
-        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it."""
+    def counted(self, stream: bytes, payload: Any) -> Any:
+        """The payload as it is to be sent, with `copy=False`: a large one is counted until ZeroMQ is done with it.
+
+        Args:
+            stream: its topic.
+            payload: a frame's last part.
+        """
         size = len(payload)
         if size < self._limits.counted_bytes:
             return payload
@@ -79,22 +100,26 @@ class Backlog:
         # As at random as can be: cameras come in turn, and none is to be left out.
         self._next_mark = min(int(random.expovariate(1 / _MARK_BYTES)), _MOST_UNMARKED * _MARK_BYTES)
         view = memoryview(payload.buffer if isinstance(payload, zmq.Frame) else payload)
-        self._is_waiting()
-        self._held.append((weakref.ref(view, self._done), size))
+        held = _Held(view, self._done)
+        held.size, held.stream, held.since = size, stream, self._clock()
+        self._forget_done()
+        self._held.append(held)
         return zmq.Frame(view, copy=False)
 
-    def _done(self, _: object) -> None:
+    def _done(self, held: _Held) -> None:
+        self._took_s = self._clock() - held.since
         if self._held_back:
             self.on_room()
 
     def holds_back(self, stream: bytes) -> bool:
-        """Hold back a picture of this topic where it would only wait: a large frame does, and all takers are busy.
+        """Hold back a picture of this topic where it would only wait: a large one does, and all takers are busy.
 
-        Where one of them has been sent everything, the others are not to hold it up. Whoever was waited for is not
-        behind once it has been sent everything: he takes what he is given, one after the other.
+        Two wait where they do not take long: else the pause from one to the next is felt. Where one of the takers has
+        been sent everything, the others are not to hold it up. Whoever was waited for is not behind once it has been
+        sent everything: he takes what he is given, one after the other.
         """
         was_held = stream in self._held_back
-        is_waiting = self._is_waiting()
+        is_waiting = self._is_waiting(stream)
         if not (is_waiting or was_held):
             return False
         self._held_back.discard(stream)
@@ -103,16 +128,24 @@ class Backlog:
             for peer in takers:
                 peer.behind_since = None
             return False
-        if not takers or not all(map(_has_unsent, takers)):
+        # Where there is one it has that frame. Of several, each that is busy has it, as far as can be seen.
+        if not takers or (len(takers) > 1 and not all(map(_has_unsent, takers))):
             return False
         self._held_back.add(stream)
-        return True
+        if self._is_waiting(stream):
+            return True
+        self._held_back.discard(stream)  # its last one was done before anybody was to be told
+        return False
 
-    def _is_waiting(self) -> bool:
-        """Whether ZeroMQ is not done with a frame that is tracked."""
-        while self._held and self._held[0][0]() is None:
+    def _is_waiting(self, stream: bytes) -> bool:
+        """Whether ZeroMQ is not done with frames of this topic that are tracked, as many as may wait."""
+        self._forget_done()
+        waiting = sum(held.stream == stream and held() is not None for held in self._held)
+        return waiting > (self._took_s < _SHORT_S)
+
+    def _forget_done(self) -> None:
+        while self._held and self._held[0]() is None:
             self._held.popleft()
-        return bool(self._held)
 
     def owes(self, peer: Peer, size_bytes: int) -> None:
         """Give the peer that asked for a replay of that size the time that a thin link needs for it."""
@@ -126,8 +159,8 @@ class Backlog:
 
     def held_bytes(self) -> int:
         """Bytes of large frames that some subscriber has not been sent yet."""
-        self._held = deque((view, size) for view, size in self._held if view() is not None)
-        return sum(size for _, size in self._held)
+        self._held = deque(held for held in self._held if held() is not None)
+        return sum(held.size for held in self._held)
 
     def look(self) -> None:
         """See whether those that seemed to be behind have taken everything. To be called before something is sent.

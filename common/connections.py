@@ -10,13 +10,23 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["NO_PORT", "drop", "is_there", "local_port", "memory_bytes", "peer_address", "received_bytes"]
+__all__ = [
+    "NO_PORT",
+    "bound_within_host",
+    "drop",
+    "is_there",
+    "local_port",
+    "memory_bytes",
+    "peer_address",
+    "received_bytes",
+]
 
 _BYTES_RECEIVED: Final = struct.Struct("Q")
 _BYTES_RECEIVED_AT: Final = 128
 """In Linux's `struct tcp_info`, since 4.1."""
 _TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES_RECEIVED.size
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_SEND_BUFFER_BYTES: Final = 384 * 1024
 NO_PORT: Final = -1
 """Of ipc://."""
 
@@ -73,6 +83,21 @@ def local_port(descriptor: int) -> int:
     """The port that it came to, or `NO_PORT`."""
     address = _asked(descriptor, socket.socket.getsockname)
     return int(address[1]) if isinstance(address, tuple) else NO_PORT
+
+
+def bound_within_host(descriptor: int) -> None:
+    """Keep what the kernel holds of a TCP connection that stays on this host so small that the caches have it.
+
+    Left to itself the kernel lets it grow to 4 MB, all of which goes through the memory then: raw 1080p pictures over
+    loopback, 427 → 544 frames/s. To other hosts that would bound what is under way.
+    """
+    _asked(descriptor, _bound_within_host)
+
+
+def _bound_within_host(connection: socket.socket) -> None:
+    here, there = connection.getsockname(), connection.getpeername()
+    if isinstance(here, tuple) and here[0] == there[0]:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 def _asked(descriptor: int, question: Callable[[socket.socket], Any]) -> Any:

@@ -24,6 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 from camfabric.common.budget import Budget
 from camfabric.common.connections import (
     NO_PORT,
+    bound_within_host,
     drop,
     is_there,
     local_port,
@@ -272,6 +273,8 @@ class Peers:
             self._forget(old)
         if not self._is_ours(descriptor):
             return None
+        if not self._takes_frames:
+            bound_within_host(descriptor)
         account = self._new_account()
         account.peers = 1
         peer = Peer(descriptor, inode, peer_address(descriptor), "", account, self._clock())

@@ -39,11 +39,11 @@ class _Fed:
         self._endpoint = endpoint
         self.subscriber = self.another()
 
-    def another(self) -> Raw:
-        """A subscriber to cam/a/ that takes nothing by itself."""
+    def another(self, topic: bytes = b"cam/a/") -> Raw:
+        """A subscriber that takes nothing by itself."""
         subscriber = plain(self._endpoint, b"SUB")
         subscriber.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        subscriber.send(said(b"\x01cam/a/"))
+        subscriber.send(said(b"\x01" + topic))
         return subscriber
 
     def hears(self) -> bool:
@@ -53,7 +53,7 @@ class _Fed:
     def send(self, frame: bytes = _FRAME, topic: bytes = b"cam/a/") -> None:
         """Give it a frame."""
         self._socket.send(topic, zmq.SNDMORE)
-        self._socket.send(self.backlog.counted(frame), copy=False)
+        self._socket.send(self.backlog.counted(topic, frame), copy=False)
 
     def is_taking(self) -> bool:
         """Whether the kernel has something for the subscriber that it does not take."""
@@ -145,6 +145,14 @@ def test_a_picture_waits_where_all_that_take_it_are_busy(fed: _Fed, eventually: 
     eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
 
 
+def test_a_picture_does_not_wait_for_another_stream_of_its_camera(fed: _Fed, eventually: Any) -> None:
+    with fed.another(b"low/a/"):
+        eventually(fed.hears)
+        fed.send()
+        eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
+        assert not fed.backlog.holds_back(b"low/a/")
+
+
 def test_whoever_goes_on_taking_what_he_is_given_one_by_one_is_not_cut_off(fed: _Fed, eventually: Any) -> None:
     """His link is busy at each look, but never has more than a frame to do."""
     fed.send()
@@ -152,11 +160,53 @@ def test_whoever_goes_on_taking_what_he_is_given_one_by_one_is_not_cut_off(fed: 
         eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
         fed.backlog.holds_back(b"low/a/")  # which is another question
         fed.backlog.check()
+        fed.now += _CHECK_S
         fed.take()
         eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
         fed.send()
-        fed.now += _CHECK_S
     assert not fed.is_cut
+
+
+def test_one_more_may_wait_where_that_does_not_take_long(fed: _Fed, eventually: Any) -> None:
+    """Else the link idles from one to the next."""
+    fed.send()
+    eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
+    fed.now += 0.002
+    fed.take()
+    eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
+    fed.send()
+    assert not fed.backlog.holds_back(b"cam/a/")
+    fed.send()
+    assert fed.backlog.holds_back(b"cam/a/")
+    fed.now += 2.0
+    there_is_room = threading.Event()
+    fed.backlog.on_room = there_is_room.set
+    fed.take()
+    assert there_is_room.wait(10)
+    assert fed.backlog.holds_back(b"cam/a/")  # the link is slow now
+    fed.take()
+    eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
+
+
+def test_a_picture_that_is_let_go_while_it_is_asked_for_is_not_held_back(fed: _Fed, eventually: Any) -> None:
+    """Nobody would say that there is room: it is said while the question is answered."""
+    fed.send()
+    eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
+    eventually(fed.is_taking)
+    fed.backlog.holds_back(b"cam/a/")
+    is_waiting, asked = fed.backlog._is_waiting, []
+
+    def _is_waiting(stream: bytes) -> bool:
+        asked.append(is_waiting(stream))
+        if len(asked) == 1:
+            fed.backlog._held_back.clear()
+            fed.take()
+            eventually(lambda: not fed.backlog.held_bytes())
+        return asked[-1]
+
+    fed.backlog._is_waiting = _is_waiting  # type: ignore[method-assign]
+    assert not fed.backlog.holds_back(b"cam/a/")
+    assert asked == [True, False]
 
 
 def test_somebody_who_keeps_up_is_not_held_up_by_others(fed: _Fed, eventually: Any) -> None:
