@@ -238,7 +238,7 @@ def test_what_one_leaves_behind_is_taken_in_turns_with_the_others_messages(conte
             time.sleep(0.0002)  # what it costs to take it back upstream
         return before - len(held)
 
-    eventually(lambda: hear() is not None and held == wanted)
+    eventually(lambda: hear() is not None and held == wanted, within_s=30, every_s=0)
     subscriber.close(0)
     peers.cut_all(peers)
     assert 0 < hear() < len(wanted)

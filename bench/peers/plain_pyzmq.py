@@ -13,10 +13,10 @@ from pictures import decoded, encoded
 
 from peers.peer import Link, Peer, Send, Take
 
-__all__ = ["PUB_SUB", "PUSH_PULL", "REQ_REP"]
+__all__ = ["SNDBUF", "PUB_SUB", "PUSH_PULL", "REQ_REP"]
 
 _HWM: Final = 4
-_SNDBUF: Final = 384 * 1024
+SNDBUF: Final = 384 * 1024
 """For raw pictures: what is on its way stays in the caches."""
 
 
@@ -27,7 +27,7 @@ def _sender(link: Link, kind: int) -> Iterator[Send]:
     socket.linger = 0
     socket.sndhwm = _HWM
     if link.content == "pixels":
-        socket.sndbuf = _SNDBUF
+        socket.sndbuf = SNDBUF
     if link.relayed:
         socket.connect(link.send_to)
     else:
@@ -73,7 +73,7 @@ def _receiver(link: Link, kind: int) -> Iterator[Take]:
 def _pair(name: str, send: int, take: int) -> Peer:
     return Peer(
         f"pyzmq {name}",
-        f"one part, copy=False at both ends, HWM {_HWM}; for raw pictures SNDBUF {_SNDBUF // 1024} kB",
+        f"one part, copy=False at both ends, HWM {_HWM}; for raw pictures SNDBUF {SNDBUF // 1024} kB",
         functools.partial(_sender, kind=send),
         functools.partial(_receiver, kind=take),
         "pyzmq",
