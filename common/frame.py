@@ -36,12 +36,15 @@ class Codec(enum.IntEnum):
     @property
     def is_intra(self) -> bool:
         """Whether each frame can be decoded by itself; of the others, frames need those since the last keyframe."""
-        return self in (Codec.RAW, Codec.JPEG)
+        return self in _INTRA
 
     @property
     def label(self) -> str:
         """Its name as it is shown and given: "raw", "jpeg", "h264", "h265"."""
         return self.name.lower()
+
+
+_INTRA: Final = (Codec.RAW, Codec.JPEG)
 
 
 class PixelFormat(enum.IntEnum):

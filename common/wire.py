@@ -74,6 +74,9 @@ _DESCRIPTOR: Final = struct.Struct("<QQI4x")
 """Of a picture in shared memory: file generation slot reserved."""
 _PIXEL_BYTES: Final = {PixelFormat.GRAY8: 1, PixelFormat.GRAY16: 2, PixelFormat.BGR24: 3}
 _SHARED: Final = f"{SHM}/"
+_CODECS: Final = {int(codec): codec for codec in Codec}
+_PIXEL_FORMATS: Final = {int(pixel_format): pixel_format for pixel_format in PixelFormat}
+"""By their numbers: the enumerations take 1 µs to find them, and 10 where the caches are cold."""
 _EMPTY_EXTRA: Final[Mapping[str, Any]] = {}
 _UNKNOWN: Final = Frame(camera="")
 _CONTAINERS: Final = frozenset({dict, list})
@@ -236,9 +239,9 @@ def unpack_frame(
     (_, _, _, codec_number, format_number, flags, hops, width, height, _, epoch, seq) = fields[:12]
     (captured_ns, encoded_ns, captured_monotonic_ns, pts, dts, numerator, denominator) = fields[12:]
     try:
-        codec, pixel_format = Codec(codec_number), PixelFormat(format_number)
-    except ValueError as error:
-        raise WireError(str(error), reason="version") from error
+        codec, pixel_format = _CODECS[codec_number], _PIXEL_FORMATS[format_number]
+    except KeyError as error:
+        raise WireError(f"unknown codec {codec_number} or pixel format {format_number}", reason="version") from error
     if not 0 < width * height <= limits.pixels:
         raise WireError(f"picture of {width} x {height} px; at most {limits.pixels} px in all", reason="picture")
     if len(payload) > limits.payload_bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import zmq
 from case import CAMFABRIC, Bar, Case, Metric, Plan, Result, Variant
-from peers import eclipse_zenoh, fabric, image_zmq, net_gear, plain_pyzmq
+from peers import eclipse_zenoh, fabric, image_zmq, net_gear, plain_pyzmq, shared_memory
 from peers.peer import Link, Peer
 from pictures import HD, Content
 from processes import free_endpoint
@@ -69,8 +69,10 @@ def _measure(peer: Peer, chain: Chain | None, content: Content, hops: int, secon
     return stream(peer, link, Load(_FPS), Window(seconds), relays=relays)
 
 
-def _row(peer: Peer, content: Content, hops: int = 0, chain: Chain | None = None, relay: str = "") -> Variant:
-    group = f"{_CONTENTS[content]}, {_WAYS[hops]}"
+def _row(
+    peer: Peer, content: Content, hops: int = 0, chain: Chain | None = None, relay: str = "", way: str = ""
+) -> Variant:
+    group = f"{_CONTENTS[content]}, {way or _WAYS[hops]}"
     settings = peer.settings + (f"; {relay}" if relay else "")
     return Variant(group, peer.name, settings, functools.partial(_measure, peer, chain, content, hops), peer.missing)
 
@@ -83,6 +85,9 @@ def _variants(plan: Plan) -> list[Variant]:
         if content != "bytes":
             peers += [net_gear.REQ_REP, net_gear.PUB_SUB]
         rows += [_row(peer, content) for peer in (peers[:3] if plan.is_quick else peers)]
+    if not plan.is_quick:
+        inside = [fabric.FABRIC_LOCAL, shared_memory.RING, shared_memory.ICEORYX, eclipse_zenoh.SHARED]
+        rows += [_row(peer, "pixels", way="same host, best way") for peer in inside]
     for content in contents if plan.is_quick else contents[:: len(contents) - 1]:
         for hops in (1, 3):
             rows.append(_row(fabric.FABRIC, content, hops, brokers, "camfabric broker"))

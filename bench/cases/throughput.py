@@ -27,6 +27,7 @@ _HOST_FPS: Final = 2500.0
 _ALONE_S: Final = 1.0
 _ENCODER: Final = "encoder alone"
 _DECODER: Final = "decoder alone"
+_BOTH: Final = "encoder and decoder at once"
 
 _METRICS: Final = (
     Metric("fps", "frames/s", "/s", "more"),
@@ -136,6 +137,22 @@ def _alone(decode: bool, seconds: float) -> Figures:
     return figures
 
 
+def _both(seconds: float) -> Figures:
+    """The slower of the two, while both run: what they leave each other of the caches and of the memory."""
+    with Stage() as stage:
+        actors = [stage.start(_codec_alone, decode) for decode in (False, True)]
+        for actor in actors:
+            actor.answer()
+        for actor in actors:
+            actor.pipe.send(seconds)
+        encoder, decoder = (actor.answer(seconds + 12) for actor in actors)
+    return {
+        "fps": min(encoder["fps"], decoder["fps"]),
+        "sender_cpu_ms": encoder["sender_cpu_ms"],
+        "receiver_cpu_ms": decoder["sender_cpu_ms"],
+    }
+
+
 @functools.cache
 def _slower_fps() -> float:
     """What the slower of encoder and decoder does by itself, on this machine, now."""
@@ -159,6 +176,7 @@ def _jpeg(plan: Plan) -> list[Variant]:
         *map(_coded_row, peers[::2] if plan.is_quick else peers),
         Variant(_JPEG, _ENCODER, "OpenCV, quality 80, nothing else runs", functools.partial(_alone, False)),
         Variant(_JPEG, _DECODER, "OpenCV, nothing else runs", functools.partial(_alone, True)),
+        Variant(_JPEG, _BOTH, "in two processes with nothing between them", _both),
     ]
 
 
@@ -170,8 +188,8 @@ def _of_slower(result: Result) -> float | None:
 JPEG: Final = Case(
     name="jpeg",
     title="JPEG 1080p: encoded, sent and decoded",
-    about="From array to array by way of JPEG, quality 80. The last two rows are how fast OpenCV is by itself. The "
-    "slower of them bounds all of the others, so the sender has as many pictures a second as that one does: what is "
+    about="From array to array by way of JPEG, quality 80. The last rows are how fast OpenCV is by itself. The "
+    "slower codec bounds all of the others, so the sender has as many pictures a second as that one does: what is "
     "encoded beyond it costs the decoder its time, where there are two cores for all.",
     metrics=_METRICS,
     variants=_jpeg,

@@ -13,7 +13,7 @@ from pictures import decoded, encoded
 
 from peers.peer import Link, Peer, Send, Take
 
-__all__ = ["SNDBUF", "PUB_SUB", "PUSH_PULL", "REQ_REP"]
+__all__ = ["PUB_SUB", "PUSH_PULL", "REQ_REP", "SNDBUF"]
 
 _HWM: Final = 4
 SNDBUF: Final = 384 * 1024
