@@ -71,7 +71,7 @@ class Backlog:
         self._held: deque[_Held] = deque()
         """Frames that are tracked."""
         self._took_s = float("inf")
-        """How long the last one took."""
+        """How long the last one took, of any topic."""
         self._unmarked = 0
         self._next_mark = 0
         self.on_room: Callable[[], None] = lambda: None
@@ -114,34 +114,42 @@ class Backlog:
     def holds_back(self, stream: bytes) -> bool:
         """Hold back a picture of this topic where it would only wait: a large one does, and all takers are busy.
 
-        Two wait where they do not take long: else the pause from one to the next is felt. Where one of the takers has
-        been sent everything, the others are not to hold it up. Whoever was waited for is not behind once it has been
-        sent everything: he takes what he is given, one after the other.
+        Two wait where they do not take long: else the pause from one to the next is felt. Where one of several takers
+        has been sent everything, the others are not to hold it up, as long as what waits for them is within the bound.
         """
-        was_held = stream in self._held_back
-        is_waiting = self._is_waiting(stream)
-        if not (is_waiting or was_held):
+        waiting = self._waiting(stream)
+        is_over, was_held = self._are_too_many(waiting), stream in self._held_back
+        if not is_over and not was_held:
             return False
         self._held_back.discard(stream)
         takers = [peer for peer in self._peers if stream.startswith(tuple(peer.prefixes))]
-        if not is_waiting:
+        if not is_over:
+            # Whoever was waited for has been sent everything: he takes what he is given, one after the other.
             for peer in takers:
                 peer.behind_since = None
             return False
-        # Where there is one it has that frame. Of several, each that is busy has it, as far as can be seen.
-        if not takers or (len(takers) > 1 and not all(map(_has_unsent, takers))):
+        if not takers or not self._are_busy(takers, waiting):
             return False
         self._held_back.add(stream)
-        if self._is_waiting(stream):
+        if self._are_too_many(self._waiting(stream)):
             return True
-        self._held_back.discard(stream)  # its last one was done before anybody was to be told
+        self._held_back.discard(stream)  # one was done before anybody was to be told
         return False
 
-    def _is_waiting(self, stream: bytes) -> bool:
-        """Whether ZeroMQ is not done with frames of this topic that are tracked, as many as may wait."""
+    def _waiting(self, stream: bytes) -> list[int]:
+        """The sizes of frames of this topic that are tracked, and that ZeroMQ is not done with."""
         self._forget_done()
-        waiting = sum(held.stream == stream and held() is not None for held in self._held)
-        return waiting > (self._took_s < _SHORT_S)
+        return [held.size for held in self._held if held.stream == stream and held() is not None]
+
+    def _are_too_many(self, waiting: list[int]) -> bool:
+        return len(waiting) > (1 if self._took_s < _SHORT_S else 0)
+
+    def _are_busy(self, takers: list[Peer], waiting: list[int]) -> bool:
+        """Whether each of those who take a stream has one of these frames still to be sent."""
+        if len(self._peers) == 1 or sum(waiting) > self._limits.queue_bytes:
+            return True
+        # Of several it is not known whose it is: as far as can be seen, theirs who are busy.
+        return all(map(_has_unsent, takers))
 
     def _forget_done(self) -> None:
         while self._held and self._held[0]() is None:

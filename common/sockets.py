@@ -267,13 +267,9 @@ class Watch:
     socket's own descriptor tells that something has happened since it was last asked, not what is there. So each is
     asked before the wait. One that is `quiet`, and used only when it was found ready, is asked only after that.
     Nobody is asked after the wait: what is told then has most likely a message, and is to be received from, or asked.
-
-    Args:
-        lock: held by whoever calls `wait`, and given back while that waits, so that others may use the sockets.
     """
 
-    def __init__(self, lock: threading.Lock | None = None) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
         self._poll = select.poll()
         self._sources: dict[int, Socket | int] = {}
         self._asked: list[Socket] = []
@@ -305,16 +301,7 @@ class Watch:
         ready: set[Socket | int] = {socket for socket in {*self._asked, *self._found} if is_readable(socket)}
         self._found.clear()
         timeout_ms = 0 if ready else math.ceil(max(timeout_s, 0) * 1000)
-        ready.update([self._sources[descriptor] for descriptor, _ in self._polled(timeout_ms)])
+        ready.update([self._sources[descriptor] for descriptor, _ in self._poll.poll(timeout_ms)])
         if self._quiet:
             self._found = [socket for socket in self._quiet if socket in ready]
         return ready
-
-    def _polled(self, timeout_ms: int) -> list[tuple[int, int]]:
-        if self._lock is None:
-            return self._poll.poll(timeout_ms)
-        self._lock.release()
-        try:
-            return self._poll.poll(timeout_ms)
-        finally:
-            self._lock.acquire()

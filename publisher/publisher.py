@@ -133,7 +133,6 @@ class Publisher:
         self._source = source
         self._size = size
         self._shape = (0, 0)
-        self._sends_at_once = encoding.codec is Codec.RAW and size is None
         self._insecure = own_keys is None and not address.is_local
         self._started = time.monotonic()
         self._pulse = Pulse()
@@ -222,7 +221,7 @@ class Publisher:
         else:
             own = image.copy() if copy else image
             captured = Captured(frame, lambda: own)
-        self._offer(captured, draws=shared is not None and shared.resize is not None, at_once=self._sends_at_once)
+        self._offer(captured, draws=shared is not None and shared.resize is not None)
 
     def send_drawn(
         self,
@@ -308,14 +307,10 @@ class Publisher:
             payload=payload,
         )
         stream.offer_packet(frame)
-        recovered = False
         if stream is self._main:
             self._shape = size
-            recovered = self._pulse.beat()
-        if recovered:
-            self._waker.wake()
-        else:
-            self._sender.push(stream, pictures=False)
+            self._pulse.beat()
+        self._waker.wake()
 
     def forget_packets(self, channel: str = CAM) -> None:
         """Say that the packets' source is closed: what was kept for late joiners is of no use any more."""
@@ -375,11 +370,8 @@ class Publisher:
             self._wall_offset_ns = offset_ns
         return monotonic_ns + self._wall_offset_ns
 
-    def _offer(self, captured: Captured, *, draws: bool = True, at_once: bool = False) -> None:
-        """Hand a picture to the main stream, to the small one if that is made of it, and, if it `draws`, to memory.
-
-        With `at_once` the main stream is sent by this thread.
-        """
+    def _offer(self, captured: Captured, *, draws: bool = True) -> None:
+        """Hand a picture to the main stream, to the small one if that is made of it, and, if it `draws`, to memory."""
         self._shape = self._size or (captured.frame.width, captured.frame.height)
         recovered = self._pulse.beat()
         main, shared = self._main, self._shared
@@ -393,11 +385,8 @@ class Publisher:
         if not self._small_has_source:
             self._offer_small(captured)
         # Where it has replaced one, the thread was woken for that; whoever takes it from memory has been told already.
-        is_wanted = (watched or main.watched) and is_new
-        if recovered or (shared is not None and shared.has_word) or (is_wanted and not at_once):
+        if ((watched or main.watched) and is_new) or recovered or (shared is not None and shared.has_word):
             self._waker.wake()
-        elif is_wanted:
-            self._sender.push(main, pictures=True)
 
     def _offer_small(self, captured: Captured) -> None:
         small = self._small

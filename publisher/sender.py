@@ -1,7 +1,4 @@
-"""The publisher's sender: it owns the XPUB socket, hears who subscribes, and encodes and sends what they asked for.
-
-What needs no encoding is sent by the thread that captured it, under the same lock.
-"""
+"""The publisher's thread: it owns the XPUB socket, hears who subscribes, and encodes and sends what they asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from camfabric.common.errors import CodecError, FabricError, WireError
 from camfabric.common.frame import Frame
 from camfabric.common.peers import Peer
 from camfabric.common.settings import TIMES
-from camfabric.common.sockets import Waker, Watch, is_readable
+from camfabric.common.sockets import Waker, Watch
 from camfabric.common.stats import Complaints, Rate
 from camfabric.common.status import IDLE, LIVE, Status, pack_status
 from camfabric.common.topics import CAM, CLOCK, LOW, REPLAY, STATUS, covers, parse_request, topic
@@ -75,9 +72,6 @@ class Sender(threading.Thread):
         self._demands = demands
         self._state = state
         self._status = status
-        self._lock = threading.Lock()
-        """Of the socket, and of all that is sent: the thread has it, but while it waits."""
-        self._is_closed = False
         self._stop_asked = False
         self._status_topic = topic(STATUS, camera)
         self._status_asked = False
@@ -97,97 +91,53 @@ class Sender(threading.Thread):
         for reducer in self._reducers:
             reducer.join()
 
-    def push(self, stream: Stream, *, pictures: bool) -> None:
-        """Send what a stream was offered just now, in the thread that calls: that saves waking the sender's.
-
-        Where somebody sends already, or more is to be done, the sender's thread is woken after all.
-
-        Args:
-            stream: one of the streams.
-            pictures: whether pictures are sent too, which are encoded here then.
-        """
-        if self._lock.acquire(blocking=False):
-            try:
-                is_done = self._is_closed or self._push(stream, pictures=pictures)
-            finally:
-                self._lock.release()
-            if is_done:
-                return
-        self._waker.wake()
-
-    def _push(self, stream: Stream, *, pictures: bool) -> bool:
-        self._audience.backlog.look()
-        try:
-            is_held = self._send_new(stream, pictures=pictures)
-        except BaseException:
-            # A signal's handler may raise between two parts of a message: end it, lest the next one is taken for more.
-            self._socket.send(b"")
-            raise
-        # Whoever sends takes the sign that the other side has said something.
-        return not (is_held and self._has_several_links) and not is_readable(self._socket)
-
-    @property
-    def _has_several_links(self) -> bool:
-        """Then nobody says when one of them takes the next picture."""
-        return len(self._audience.peers) > 1
-
     def run(self) -> None:
-        """The thread's loop. It has the lock, but while it waits."""
-        with self._lock:
-            try:
-                self._run()
-            except Exception:
-                logger.exception("the publisher of %s has failed", self._camera)
-            finally:
-                self.failed = not self._stop_asked
-                for stream in self._streams:
-                    stream.unwatch()
-                if self._shared is not None:
-                    self._shared.unwatch()
-                self._follow_watchers()
-                self._is_closed = True
-                self._link.close()
-
-    def _run(self) -> None:
-        """Subscriptions first, then what was captured, then the time."""
-        watch = Watch(self._lock)
+        """The thread's loop: subscriptions first, then what was captured, then the time."""
+        watch = Watch()
         self._link.register(watch)
         watch.register(self._waker.fileno())
         said = ("", "", "")
-        is_held = False
+        holds_back = False
         said_at = next_check = 0.0
-        while not self._stop_asked:
-            wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
-            wait_s = min(wait_s, self._link.patience_s)
-            ready = watch.wait(min(wait_s, _ROOM_S) if is_held and self._has_several_links else wait_s)
-            if self._waker.fileno() in ready:
-                self._waker.clear()
-            if self._link.hear(ready):
-                self._hear()
-            is_held = any([self._send_new(stream) for stream in self._streams])
+        try:
+            while not self._stop_asked:
+                wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
+                wait_s = min(wait_s, self._link.patience_s)
+                ready = watch.wait(min(wait_s, _ROOM_S) if holds_back and len(self._audience.peers) > 1 else wait_s)
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
+                if self._link.hear(ready):
+                    self._hear()
+                holds_back = False
+                for stream in self._streams:
+                    # What would only wait is left for a newer picture to replace, before it is encoded.
+                    is_held = stream.has_picture and self._audience.backlog.holds_back(stream.topic)
+                    holds_back = holds_back or is_held
+                    self._send(stream, functools.partial(stream.pull, pictures=not is_held))
+                if self._shared is not None:
+                    self._send_shared(self._shared)
+                self._link.look()
+                if (now := time.monotonic()) >= next_check:
+                    next_check = now + _CHECK_S
+                    self._link.tick()
+                state = (*self._state(), "" if self._shared is None else self._shared.offered)
+                asked = self._status_asked and now >= said_at + _CHECK_S
+                if now >= said_at + TIMES.status_s or state != said or asked:
+                    said, said_at = state, now
+                    self._status_asked = False
+                    self.fps_out = max(self._rate.per_second(), self._shared.per_second() if self._shared else 0.0)
+                    self._send_status()
+            self._send_status()
+        except Exception:
+            logger.exception("the publisher of %s has failed", self._camera)
+        finally:
+            self.failed = not self._stop_asked
+            for stream in self._streams:
+                stream.unwatch()
             if self._shared is not None:
-                self._send_shared(self._shared)
-            self._link.look()
-            if (now := time.monotonic()) >= next_check:
-                next_check = now + _CHECK_S
-                self._link.tick()
-            state = (*self._state(), "" if self._shared is None else self._shared.offered)
-            asked = self._status_asked and now >= said_at + _CHECK_S
-            if now >= said_at + TIMES.status_s or state != said or asked:
-                said, said_at = state, now
-                self._status_asked = False
-                self.fps_out = max(self._rate.per_second(), self._shared.per_second() if self._shared else 0.0)
-                self._send_status()
-        self._send_status()
-
-    def _send_new(self, stream: Stream, *, pictures: bool = True) -> bool:
-        """Send what a stream was offered. Returns whether a picture is held back.
-
-        What would only wait is left for a newer picture to replace, before it is encoded.
-        """
-        is_held = pictures and stream.has_picture and self._audience.backlog.holds_back(stream.topic)
-        self._send(stream, functools.partial(stream.pull, pictures=pictures and not is_held))
-        return is_held
+                self._shared.unwatch()
+            self._follow_watchers()
+            self._link.close()
 
     def _hear(self) -> None:
         for subscription in self._audience.hear():

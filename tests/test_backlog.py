@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -14,7 +15,7 @@ from camfabric.common.audience import Audience
 from camfabric.common.backlog import Backlog, _unsent_bytes
 from camfabric.common.endpoint import parse_endpoint
 from camfabric.common.peers import Peers
-from camfabric.common.settings import TIMES
+from camfabric.common.settings import LIMITS, TIMES
 from camfabric.common.sockets import bind, make_xpub
 
 from .attacker import Raw, plain, said
@@ -29,12 +30,12 @@ _CHECK_S: Final = 0.25
 class _Fed:
     """A socket that sends, one subscriber, and a clock that stands still."""
 
-    def __init__(self, context: zmq.Context[Any]) -> None:
+    def __init__(self, context: zmq.Context[Any], **limits: int) -> None:
         self.now = 1000.0
         self._socket = make_xpub(context)
         self.peers = Peers(self._socket, label="outlet", bound=True, keyed=False)
         self._audience = Audience(self._socket, self.peers, is_admitted=lambda key: True)
-        self.backlog = Backlog(self.peers, clock=lambda: self.now)
+        self.backlog = Backlog(self.peers, limits=replace(LIMITS, **limits), clock=lambda: self.now)
         endpoint = bind(self._socket, parse_endpoint("tcp://127.0.0.1:*", bind=True))
         self._endpoint = endpoint
         self.subscriber = self.another()
@@ -193,20 +194,50 @@ def test_a_picture_that_is_let_go_while_it_is_asked_for_is_not_held_back(fed: _F
     fed.send()
     eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
     eventually(fed.is_taking)
-    fed.backlog.holds_back(b"cam/a/")
-    is_waiting, asked = fed.backlog._is_waiting, []
+    fed.backlog._held_back.clear()
+    waiting, asked = fed.backlog._waiting, []
 
-    def _is_waiting(stream: bytes) -> bool:
-        asked.append(is_waiting(stream))
+    def _waiting(stream: bytes) -> list[int]:
+        asked.append(waiting(stream))
         if len(asked) == 1:
-            fed.backlog._held_back.clear()
+            fed.now += 1.0
             fed.take()
             eventually(lambda: not fed.backlog.held_bytes())
         return asked[-1]
 
-    fed.backlog._is_waiting = _is_waiting  # type: ignore[method-assign]
+    fed.backlog._waiting = _waiting  # type: ignore[method-assign]
     assert not fed.backlog.holds_back(b"cam/a/")
-    assert asked == [True, False]
+    assert asked == [[len(_FRAME)], []]
+
+
+def test_what_waits_for_somebody_who_has_unsubscribed_holds_nobody_up(fed: _Fed, eventually: Any) -> None:
+    with fed.another() as quick:
+        eventually(fed.hears)
+        fed.send()
+        quick.take(_SENT_BYTES)
+        fed.subscriber.send(said(b"\x00cam/a/"))
+        eventually(lambda: fed.hears() or sum(bool(peer.prefixes) for peer in fed.peers) == 1)
+        eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
+        assert fed.backlog.held_bytes() == len(_FRAME)  # it still waits for the other one
+
+
+def test_what_waits_is_bounded_though_somebody_keeps_up(eventually: Any) -> None:
+    """That he does is seen at a glance at what the kernel has for him, which says nothing of what ZeroMQ has."""
+    context: zmq.Context[Any] = zmq.Context()
+    fed = _Fed(context, queue_bytes=2 * len(_FRAME))
+    eventually(fed.hears)
+    with fed.another() as quick:
+        eventually(fed.hears)
+        for _ in range(3):
+            eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
+            fed.send()
+            quick.take(_SENT_BYTES)
+        assert fed.backlog.holds_back(b"cam/a/")
+        for _ in range(3):
+            fed.take()
+        eventually(lambda: not fed.backlog.holds_back(b"cam/a/"))
+    fed.close()
+    context.destroy(0)
 
 
 def test_somebody_who_keeps_up_is_not_held_up_by_others(fed: _Fed, eventually: Any) -> None:

@@ -1,0 +1,44 @@
+"""What the kernel is told of a connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from camfabric.common import connections
+from camfabric.publisher import Publisher
+from camfabric.subscriber import Subscriber
+
+ANY: Final = "tcp://127.0.0.1:*"
+
+
+def _send_buffer(descriptor: int) -> int:
+    with socket.socket(fileno=os.dup(descriptor)) as own:
+        return own.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def test_on_one_host_the_kernel_holds_no_more_than_the_caches_do(eventually: Any) -> None:
+    most = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    with Publisher("a", bind=ANY) as publisher, Subscriber(publisher.endpoint, cameras="a"):
+        peers = eventually(lambda: list(publisher._sender._audience.peers))
+        # Linux takes twice of what it is told, and no more than is allowed.
+        wanted = 2 * min(connections._SEND_BUFFER_BYTES, most)
+        eventually(lambda: _send_buffer(peers[0].descriptor) == wanted)
+
+
+def test_what_goes_to_another_address_is_left_to_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.2", 0))
+        client.connect(server.getsockname())
+        connection, _ = server.accept()
+        with connection:
+            before = _send_buffer(connection.fileno())
+            connections.bound_within_host(connection.fileno())
+            assert _send_buffer(connection.fileno()) == before
+    first, second = socket.socketpair()
+    with first, second:
+        before = _send_buffer(first.fileno())
+        connections.bound_within_host(first.fileno())
+        assert _send_buffer(first.fileno()) == before
