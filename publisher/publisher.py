@@ -385,7 +385,9 @@ class Publisher:
         if not self._small_has_source:
             self._offer_small(captured)
         # Where it has replaced one, the thread was woken for that; whoever takes it from memory has been told already.
-        if ((watched or main.watched) and is_new) or recovered or (shared is not None and shared.has_word):
+        # Where there is no room, it is woken once there is.
+        is_due = (watched or main.watched) and is_new and not main.is_held
+        if is_due or recovered or (shared is not None and shared.has_word):
             self._waker.wake()
 
     def _offer_small(self, captured: Captured) -> None:

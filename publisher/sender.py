@@ -97,23 +97,18 @@ class Sender(threading.Thread):
         self._link.register(watch)
         watch.register(self._waker.fileno())
         said = ("", "", "")
-        holds_back = False
+        looks_again = False
         said_at = next_check = 0.0
         try:
             while not self._stop_asked:
                 wait_s = _CHECK_S if self._status_asked else max(0.0, said_at + TIMES.status_s - time.monotonic())
                 wait_s = min(wait_s, self._link.patience_s)
-                ready = watch.wait(min(wait_s, _ROOM_S) if holds_back and len(self._audience.peers) > 1 else wait_s)
+                ready = watch.wait(min(wait_s, _ROOM_S) if looks_again else wait_s)
                 if self._waker.fileno() in ready:
                     self._waker.clear()
                 if self._link.hear(ready):
                     self._hear()
-                holds_back = False
-                for stream in self._streams:
-                    # What would only wait is left for a newer picture to replace, before it is encoded.
-                    is_held = stream.has_picture and self._audience.backlog.holds_back(stream.topic)
-                    holds_back = holds_back or is_held
-                    self._send(stream, functools.partial(stream.pull, pictures=not is_held))
+                looks_again = any([self._send_new(stream) for stream in self._streams])
                 if self._shared is not None:
                     self._send_shared(self._shared)
                 self._link.look()
@@ -138,6 +133,20 @@ class Sender(threading.Thread):
                 self._shared.unwatch()
             self._follow_watchers()
             self._link.close()
+
+    def _send_new(self, stream: Stream) -> bool:
+        """Send what a stream was offered. Returns whether to look again soon, for nobody will say when there is room.
+
+        What would only wait is left for a newer picture to replace, before it is encoded.
+        """
+        backlog = self._audience.backlog
+        stream.is_held = False  # before it is looked whether there is a picture: see `Publisher._offer`
+        is_held = stream.has_picture and backlog.holds_back(stream.topic)
+        self._send(stream, functools.partial(stream.pull, pictures=not is_held))
+        if len(self._audience.peers) > 1:
+            return is_held
+        stream.is_held = is_held or backlog.holds_back(stream.topic)
+        return False
 
     def _hear(self) -> None:
         for subscription in self._audience.hear():

@@ -85,6 +85,8 @@ class Stream:
         """Called with each packet that is passed on."""
         self.carries_packets = False
         """Whether coded frames are passed on, and not pictures encoded."""
+        self.is_held = False
+        """Whether a picture would be held back now: there will be room, and the sender's thread is woken then."""
         self.codec = ""
         """Of the last frame."""
         self.encoded = 0
