@@ -35,6 +35,8 @@ __all__ = ["Broker"]
 
 logger = logging.getLogger(__name__)
 
+_BATCH: Final = 64
+"""Messages of one inlet, until the others have their turn."""
 _TICK_S: Final = 0.25
 """Between two looks at what depends on time."""
 
@@ -189,17 +191,19 @@ class Broker:
         for outlet in self._ports.outlets:
             if outlet.monitor in ready:
                 outlet.peers.accept()
-            if outlet.socket in ready or outlet.audience.has_news:
+            if outlet.socket in ready:
                 self._demand.hear(outlet)
             outlet.audience.backlog.look()
         for inlet in self._ports.inlets:
             if inlet.monitor in ready:
                 inlet.hear()
             if inlet.socket in ready:
-                self._forwarding.drain(inlet)
+                self._forwarding.drain(inlet, most=1 if self._watch.has_waited else _BATCH)
             inlet.look()
         for outlet in self._ports.outlets:
             outlet.peers.look()
+            if outlet.audience.has_news:
+                self._demand.hear(outlet)
             if outlet.is_asked:
                 outlet.hand_out(self._forwarding.statuses())
 

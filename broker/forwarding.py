@@ -28,7 +28,6 @@ __all__ = ["Forwarding"]
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 64
 _ANSWERED: Final = 8192
 _TOPICS: Final = 4
 """Topics of one camera that are remembered."""
@@ -73,11 +72,10 @@ class Forwarding:
         """Who may see and publish what has changed."""
         self._routes.clear()
 
-    def drain(self, inlet: Inlet) -> None:
-        """Forward what has come to an inlet."""
-        for place in range(_BATCH):
-            # Most often there is one, or there are many.
-            if (parts := receive(inlet.socket, limits=self._limits, likely=place != 1)) is None:
+    def drain(self, inlet: Inlet, *, most: int) -> None:
+        """Forward what has come to an inlet, so many messages at most."""
+        for _ in range(most):
+            if (parts := receive(inlet.socket, limits=self._limits, likely=True)) is None:
                 return
             sender = inlet.sender(parts[0])
             try:

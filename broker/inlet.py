@@ -53,17 +53,14 @@ class PublisherInlet:
             ban=gate.ban,
             limits=limits,
         )
+        self.monitor: Final = self.peers.monitor
+        """To be polled; `hear` is to be called when it is readable."""
         try:
             gate.guard(self.socket, PUBLISHERS, pair)
             self.endpoint: Final = bind(self.socket, endpoint)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def monitor(self) -> Socket | None:
-        """To be polled; `hear` is to be called when it is readable."""
-        return self.peers.monitor
 
     def hear(self) -> None:
         """Take note of connections."""
@@ -124,11 +121,8 @@ class UpstreamInlet:
         except BaseException:
             self.socket.close(0)
             raise
-
-    @property
-    def monitor(self) -> Socket | None:
+        self.monitor: Final[Socket | None] = self._dial.monitor
         """To be polled; `hear` is to be called when it is readable."""
-        return self._dial.monitor
 
     def hear(self) -> None:
         """Take in what has become of the connection."""

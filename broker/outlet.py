@@ -62,6 +62,8 @@ class Outlet:
             ban=gate.ban,
             limits=limits,
         )
+        self.monitor: Final = self.peers.monitor
+        """To be polled; `peers.accept` is to be called when it is readable."""
         self.audience: Final = Audience(
             self.socket,
             self.peers,
@@ -80,11 +82,6 @@ class Outlet:
     def label(self) -> str:
         """What the log calls it."""
         return f"outlet {self.config.name}"
-
-    @property
-    def monitor(self) -> Socket | None:
-        """To be polled; `peers.accept` is to be called when it is readable."""
-        return self.peers.monitor
 
     @property
     def is_asked(self) -> bool:

@@ -275,6 +275,8 @@ class Watch:
         self._asked: list[Socket] = []
         self._quiet: list[Socket] = []
         self._found: list[Socket] = []
+        self.has_waited = False
+        """Whether nothing was there when it was last called: then there is most likely one message, and no more."""
 
     def register(self, source: Socket | int, *, quiet: bool = False) -> None:
         """Wait for a socket, or for a descriptor."""
@@ -300,6 +302,7 @@ class Watch:
         """What is readable, or in rare cases only seems so, within `timeout_s` seconds; nothing where they are over."""
         ready: set[Socket | int] = {socket for socket in {*self._asked, *self._found} if is_readable(socket)}
         self._found.clear()
+        self.has_waited = not ready
         timeout_ms = 0 if ready else math.ceil(max(timeout_s, 0) * 1000)
         ready.update([self._sources[descriptor] for descriptor, _ in self._poll.poll(timeout_ms)])
         if self._quiet:

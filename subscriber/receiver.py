@@ -179,7 +179,7 @@ class Receiver(threading.Thread):
                     if link.dial.monitor in ready:
                         link.dial.hear()
                     if link.socket in ready:
-                        self._drain(link)
+                        self._drain(link, 1 if watch.has_waited else _BATCH)
                 if (now := time.monotonic()) >= next_tick:
                     next_tick = now + _TICK_S
                     self._tick(now)
@@ -274,8 +274,8 @@ class Receiver(threading.Thread):
         name = rest.removeprefix(f"{self._channel}/")
         return name in self._filters or self._is_watched(name)
 
-    def _drain(self, link: _Link) -> None:
-        for place in range(_BATCH):
+    def _drain(self, link: _Link, most: int) -> None:
+        for place in range(most):
             if (parts := receive(link.socket, likely=not place)) is None:
                 return
             link.heard = time.monotonic()
