@@ -164,6 +164,8 @@ class Broker:
             while not self._stop_asked:
                 wait_s = min(next_tick + _TICK_S - time.monotonic(), self._pause_s())
                 ready = self._watch.wait(wait_s)
+                if self._waker.fileno() in ready:
+                    self._waker.clear()
                 if self._gate.socket in ready:
                     self._gate.answer()
                 self._serve(ready)
@@ -202,13 +204,12 @@ class Broker:
             inlet.look()
         for outlet in self._ports.outlets:
             outlet.peers.look()
-            if outlet.audience.has_news:
+            if outlet.audience.has_news and outlet.socket not in ready:
                 self._demand.hear(outlet)
             if outlet.is_asked:
                 outlet.hand_out(self._forwarding.statuses())
 
     def _tick(self, now: float) -> None:
-        self._waker.clear()
         for outlet in self._ports.outlets:
             outlet.audience.backlog.check()
         self._forwarding.tick()

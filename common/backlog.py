@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import zmq
 
+from camfabric.common.connections import bound_within_host
 from camfabric.common.peers import Peer, Peers
 from camfabric.common.settings import LIMITS, TIMES, Limits
 
@@ -71,7 +72,11 @@ class Backlog:
         self._held: deque[_Held] = deque()
         """Frames that are tracked."""
         self._took_s = float("inf")
-        """How long the last one took, of any topic."""
+        """How long the last one took, of any topic, since it was its turn ..."""
+        self._done_at = 0.0
+        """... and when it was done."""
+        self._has_large = False
+        """Large frames are sent here: of small ones the kernel may hold as many as it likes, which costs less wakes."""
         self._unmarked = 0
         self._next_mark = 0
         self.on_room: Callable[[], None] = lambda: None
@@ -100,6 +105,7 @@ class Backlog:
         # As at random as can be: cameras come in turn, and none is to be left out.
         self._next_mark = min(int(random.expovariate(1 / _MARK_BYTES)), _MOST_UNMARKED * _MARK_BYTES)
         view = memoryview(payload.buffer if isinstance(payload, zmq.Frame) else payload)
+        self._has_large = True
         held = _Held(view, self._done)
         held.size, held.stream, held.since = size, stream, self._clock()
         self._forget_done()
@@ -107,7 +113,8 @@ class Backlog:
         return zmq.Frame(view, copy=False)
 
     def _done(self, held: _Held) -> None:
-        self._took_s = self._clock() - held.since
+        now = self._clock()
+        self._took_s, self._done_at = now - max(held.since, self._done_at), now
         if self._held_back:
             self.on_room()
 
@@ -124,9 +131,10 @@ class Backlog:
         self._held_back.discard(stream)
         takers = [peer for peer in self._peers if stream.startswith(tuple(peer.prefixes))]
         if not is_over:
-            # Whoever was waited for has been sent everything: he takes what he is given, one after the other.
-            for peer in takers:
-                peer.behind_since = None
+            if len(waiting) == sum(held() is not None for held in self._held):
+                # They have been sent all, or all but what may wait: they take what they are given, one by one.
+                for peer in takers:
+                    peer.behind_since = None
             return False
         if not takers or not self._are_busy(takers, waiting):
             return False
@@ -145,7 +153,7 @@ class Backlog:
         return len(waiting) > (1 if self._took_s < _SHORT_S else 0)
 
     def _are_busy(self, takers: list[Peer], waiting: list[int]) -> bool:
-        """Whether each of those who take a stream has one of these frames still to be sent."""
+        """Whether each of those who take a stream has one of these frames still to be sent, or they are too much."""
         if len(self._peers) == 1 or sum(waiting) > self._limits.queue_bytes:
             return True
         # Of several it is not known whose it is: as far as can be seen, theirs who are busy.
@@ -187,6 +195,9 @@ class Backlog:
         now = self._clock()
         for peer in self._peers:
             self._look_at(peer, now)
+            if self._has_large and not peer.is_bounded:
+                peer.is_bounded = True
+                bound_within_host(peer.descriptor, peer.inode)
         self._behind = behind = [peer for peer in self._peers if peer.behind_since is not None]
         if not behind:
             return

@@ -24,7 +24,6 @@ from zmq.utils.monitor import parse_monitor_message
 from camfabric.common.budget import Budget
 from camfabric.common.connections import (
     NO_PORT,
-    bound_within_host,
     drop,
     is_there,
     local_port,
@@ -96,6 +95,8 @@ class Peer:
     """What had come from it at the last look."""
     level_bytes: float = 0.0
     """Of subscribers: what came beyond what is allowed each second."""
+    is_bounded: bool = False
+    """The kernel was told how much to hold for it."""
     behind_since: float | None = None
     excused_until: float = 0.0
     owed_bytes: int = 0
@@ -273,8 +274,6 @@ class Peers:
             self._forget(old)
         if not self._is_ours(descriptor):
             return None
-        if not self._takes_frames:
-            bound_within_host(descriptor)
         account = self._new_account()
         account.peers = 1
         peer = Peer(descriptor, inode, peer_address(descriptor), "", account, self._clock())

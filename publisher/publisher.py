@@ -384,8 +384,8 @@ class Publisher:
         is_new = main.offer(captured)
         if not self._small_has_source:
             self._offer_small(captured)
-        # Where it has replaced one, the thread was woken for that; whoever takes it from memory has been told already.
-        # Where there is no room, it is woken once there is.
+        # Where it has replaced one, the thread was woken for that, or will be once there is room for it. Whoever takes
+        # it from memory has been told already.
         is_due = (watched or main.watched) and is_new and not main.is_held
         if is_due or recovered or (shared is not None and shared.has_word):
             self._waker.wake()

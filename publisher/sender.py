@@ -145,7 +145,7 @@ class Sender(threading.Thread):
         self._send(stream, functools.partial(stream.pull, pictures=not is_held))
         if len(self._audience.peers) > 1:
             return is_held
-        stream.is_held = is_held or backlog.holds_back(stream.topic)
+        stream.is_held = is_held or (not stream.carries_packets and backlog.holds_back(stream.topic))
         return False
 
     def _hear(self) -> None:

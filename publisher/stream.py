@@ -86,7 +86,10 @@ class Stream:
         self.carries_packets = False
         """Whether coded frames are passed on, and not pictures encoded."""
         self.is_held = False
-        """Whether a picture would be held back now: there will be room, and the sender's thread is woken then."""
+        """Whether a picture would be held back now, and the sender's thread be woken once there is room.
+
+        Of several links none says so: then it is false, and the thread looks again and again while it holds one back.
+        """
         self.codec = ""
         """Of the last frame."""
         self.encoded = 0

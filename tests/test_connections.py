@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from camfabric.common import connections
+from camfabric.common.frame import Codec
 from camfabric.publisher import Publisher
 from camfabric.subscriber import Subscriber
 
@@ -21,11 +22,18 @@ def _send_buffer(descriptor: int) -> int:
 
 def test_on_one_host_the_kernel_holds_no_more_than_the_caches_do(eventually: Any) -> None:
     most = int(Path("/proc/sys/net/core/wmem_max").read_text())
-    with Publisher("a", bind=ANY) as publisher, Subscriber(publisher.endpoint, cameras="a"):
-        peers = eventually(lambda: list(publisher._sender._audience.peers))
+    with Publisher("a", bind=ANY, codec="copy") as publisher, Subscriber(publisher.endpoint, decode=False) as reader:
+
+        def buffer_after(size: int) -> int:
+            publisher.send_packet(bytes(size), codec=Codec.H264, size=(64, 48), keyframe=True)
+            reader.read(timeout=10)
+            (peer,) = publisher._sender._audience.peers
+            return _send_buffer(peer.descriptor)
+
         # Linux takes twice of what it is told, and no more than is allowed.
         wanted = 2 * min(connections._SEND_BUFFER_BYTES, most)
-        eventually(lambda: _send_buffer(peers[0].descriptor) == wanted)
+        assert buffer_after(30_000) != wanted
+        eventually(lambda: buffer_after(3_000_000) == wanted)
 
 
 def test_what_goes_to_another_address_is_left_to_the_kernel() -> None:
@@ -35,10 +43,10 @@ def test_what_goes_to_another_address_is_left_to_the_kernel() -> None:
         connection, _ = server.accept()
         with connection:
             before = _send_buffer(connection.fileno())
-            connections.bound_within_host(connection.fileno())
+            connections.bound_within_host(connection.fileno(), os.fstat(connection.fileno()).st_ino)
             assert _send_buffer(connection.fileno()) == before
     first, second = socket.socketpair()
     with first, second:
         before = _send_buffer(first.fileno())
-        connections.bound_within_host(first.fileno())
+        connections.bound_within_host(first.fileno(), os.fstat(first.fileno()).st_ino)
         assert _send_buffer(first.fileno()) == before

@@ -12,10 +12,13 @@ import zmq
 
 from camfabric.common import wire
 from camfabric.common.errors import CodecError, ConfigError, EndpointError, WireError
+from camfabric.common.frame import Codec
 from camfabric.common.status import unpack_status
 from camfabric.common.topics import request_topic
 from camfabric.publisher import Publisher
 from camfabric.subscriber import Subscriber
+
+from .attacker import plain, said
 
 ANY = "tcp://127.0.0.1:*"
 
@@ -193,6 +196,20 @@ def test_a_picture_that_cannot_be_encoded_costs_no_other(
                 eventually(lambda: "unlucky" in caplog.text)
             else:
                 subscriber.read(timeout=5)
+
+
+def test_packets_are_never_held_back(eventually: Any) -> None:
+    """All of them are needed; and whoever does not keep up with them is not to seem as if he did."""
+    with Publisher("a", bind=ANY, codec="copy") as publisher, plain(publisher.endpoint, b"SUB") as stuck:
+        stuck.send(said(b"\x01cam/a/"))
+        backlog = publisher._sender._audience.backlog
+        eventually(lambda: publisher.watched)
+        for _ in range(3):
+            publisher.send_packet(bytes(3_000_000), codec=Codec.H264, size=(64, 48), keyframe=True)
+        eventually(lambda: publisher.status().sent == 3)
+        assert len(backlog._held) > 0
+        assert not backlog._held_back
+        assert not publisher._main.is_held
 
 
 def test_a_flood_of_subscriptions_does_not_silence_it(feed: Any) -> None:
