@@ -26,7 +26,7 @@ def _sender(link: Link, kind: int) -> Iterator[Send]:
     socket = context.socket(kind)
     socket.linger = 0
     socket.sndhwm = _HWM
-    if link.content == "pixels":
+    if link.content == "pixels" and link.send_to.startswith("tcp:"):
         socket.sndbuf = SNDBUF
     if link.relayed:
         socket.connect(link.send_to)
@@ -73,7 +73,7 @@ def _receiver(link: Link, kind: int) -> Iterator[Take]:
 def _pair(name: str, send: int, take: int) -> Peer:
     return Peer(
         f"pyzmq {name}",
-        f"one part, copy=False at both ends, HWM {_HWM}; for raw pictures SNDBUF {SNDBUF // 1024} kB",
+        f"one part, copy=False at both ends, HWM {_HWM}; for raw pictures over TCP SNDBUF {SNDBUF // 1024} kB",
         functools.partial(_sender, kind=send),
         functools.partial(_receiver, kind=take),
         "pyzmq",
