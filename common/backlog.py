@@ -55,6 +55,7 @@ class _Held(weakref.ref[memoryview]):
     stream: bytes
     """Its topic."""
     since: float
+    """When it was sent, on the backlog's clock."""
 
 
 class Backlog:
@@ -62,7 +63,8 @@ class Backlog:
 
     Frames of 64 kB and more are counted; of smaller ones the high-water mark holds no more than the same budget. To be
     told when ZeroMQ is done with a frame wakes a thread, which costs more than to pass on the frame where the cores are
-    busy. So a sample is tracked, by the byte, and each of the sample stands for as much as lies between two.
+    busy. So a sample is tracked, by the byte, and each of the sample stands for as much as lies between two. That
+    thread, pyzmq's, also calls `on_room`.
     """
 
     def __init__(self, peers: Peers, *, limits: Limits = LIMITS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +78,7 @@ class Backlog:
         self._done_at = 0.0
         """... and when it was done."""
         self._has_large = False
-        """Large frames are sent here: of small ones the kernel may hold as many as it likes, which costs less wakes."""
+        """Large frames are sent here: of small ones the kernel may hold as many as it likes, for fewer wakes."""
         self._unmarked = 0
         self._next_mark = 0
         self.on_room: Callable[[], None] = lambda: None

@@ -325,15 +325,18 @@ class Ring:
         return pixels
 
     def copied(self, descriptor: Descriptor) -> Image | None:
-        """A copy of what was written last or shortly before; None where another picture has taken its place."""
+        """A copy of what was written last, or just before that; None where another picture has taken its place."""
         if self._generations[descriptor.slot] != descriptor.generation:
             return None
         pixels = self._pictures.get(descriptor.slot)
         return None if pixels is None else pixels.copy()
 
     def _taken(self) -> int | None:
-        """A slot with its lock: of those that do not have the newest picture the one written last, for it is in the
-        processor's cache; then a new one; that of the newest picture only where there can be no more."""
+        """A slot with its lock; None where all are held.
+
+        Of those without the newest picture it is the one written last, for that is in the processor's cache; then a new
+        one; that of the newest picture only where there can be no more.
+        """
         *others, newest = self._order
         for slot in reversed(others):
             if self._locks(slot):

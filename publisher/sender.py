@@ -141,11 +141,13 @@ class Sender(threading.Thread):
         """
         backlog = self._audience.backlog
         stream.is_held = False  # before it is looked whether there is a picture: see `Publisher._offer`
-        is_held = stream.has_picture and backlog.holds_back(stream.topic)
+        had_picture = stream.has_picture
+        is_held = had_picture and backlog.holds_back(stream.topic)
         self._send(stream, functools.partial(stream.pull, pictures=not is_held))
         if len(self._audience.peers) > 1:
             return is_held
-        stream.is_held = is_held or (not stream.carries_packets and backlog.holds_back(stream.topic))
+        # One was sent: whether the next one would wait for it.
+        stream.is_held = is_held or (had_picture and backlog.holds_back(stream.topic))
         return False
 
     def _hear(self) -> None:

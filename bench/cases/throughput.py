@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -128,24 +128,24 @@ def _codec_alone(pipe: Connection, decode: bool) -> None:
         pipe.send({"fps": count / elapsed_s, "sender_cpu_ms": (cpu_ns(0) - cpu) / 1e6 / count})
 
 
-def _alone(decode: bool, seconds: float) -> Figures:
+def _codecs(decode: Sequence[bool], seconds: float) -> list[Figures]:
+    """Encoders and decoders at the same time, each in a process of its own."""
     with Stage() as stage:
-        actor = stage.start(_codec_alone, decode)
-        actor.answer()
-        actor.pipe.send(seconds)
-        figures: Figures = actor.answer(seconds + 12)
-    return figures
-
-
-def _both(seconds: float) -> Figures:
-    """The slower of the two, while both run: what they leave each other of the caches and of the memory."""
-    with Stage() as stage:
-        actors = [stage.start(_codec_alone, decode) for decode in (False, True)]
+        actors = [stage.start(_codec_alone, each) for each in decode]
         for actor in actors:
             actor.answer()
         for actor in actors:
             actor.pipe.send(seconds)
-        encoder, decoder = (actor.answer(seconds + 12) for actor in actors)
+        return [actor.answer(seconds + 12) for actor in actors]
+
+
+def _alone(decode: bool, seconds: float) -> Figures:
+    return _codecs((decode,), seconds)[0]
+
+
+def _both(seconds: float) -> Figures:
+    """The slower of the two, while both run: what they leave each other of the caches and of the memory."""
+    encoder, decoder = _codecs((False, True), seconds)
     return {
         "fps": min(encoder["fps"], decoder["fps"]),
         "sender_cpu_ms": encoder["sender_cpu_ms"],
