@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -194,6 +195,43 @@ def camfabric(start: StartProcess) -> StartProcess:
         return start(sys.executable, "-m", "camfabric.cli", *arguments, env=env)
 
     return run
+
+
+Run = Callable[..., tuple[int, list[str], list[str]]]
+"""Runs a command to its end: its exit status, and the lines of standard output and error."""
+
+
+@pytest.fixture
+def run_here(capsys: Any, tmp_path: Path, monkeypatch: Any) -> Run:
+    """Run `camfabric` in this process, as each other one takes half a second, and in an empty folder."""
+    from camfabric.cli import main as cli_main
+
+    # Blocked signals would be inherited by the processes of all tests after this one.
+    monkeypatch.setattr(cli_main, "watch_signals", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAMFABRIC_KEYS", raising=False)
+
+    def call(*arguments: str) -> tuple[int, list[str], list[str]]:
+        with mock.patch.dict(os.environ):  # what it sets there is for itself
+            status = cli_main.main(list(arguments))
+        written = capsys.readouterr()
+        return status, written.out.splitlines(), written.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def refused(run_here: Run) -> Callable[..., str]:
+    """Run `camfabric`, which is to end with a status and one line on standard error: that line."""
+
+    def call(*arguments: str, status: int = 2) -> str:
+        ended, out, err = run_here(*arguments)
+        assert (ended, len(err)) == (status, 1), (arguments, ended, err)
+        assert out == [] or status == 1, (arguments, out)
+        assert err[0].startswith("camfabric: "), err
+        return err[0]
+
+    return call
 
 
 class RunningBroker:

@@ -14,6 +14,8 @@ import pytest
 from camfabric.broker.config import SETTABLE_LIMITS
 from camfabric.common.settings import LIMITS
 
+from .conftest import Run
+
 _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text()
 _KEYS = (_ROOT / "docs" / "keys.md").read_text()
@@ -25,21 +27,30 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
-def test_the_readme_has_all_options_and_no_other(camfabric: Any) -> None:
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Help whose lines are not broken."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_readme_has_all_options_and_no_other(run_here: Run) -> None:
     commands = [(command,) for command in _COMMANDS] + [("keys", command) for command in _KEYS_COMMANDS]
     there: set[str] = set()
-    for process in [camfabric(*command, "--help", env={"COLUMNS": "200"}) for command in commands]:
-        assert process.wait(timeout=50) == 0
-        there |= set(_OPTION.findall("\n".join(process.out)))
+    for command in commands:
+        status, out, _ = run_here(*command, "--help")
+        assert status == 0
+        there |= set(_OPTION.findall("\n".join(out)))
     in_readme = set(_OPTION.findall(_README))
     assert there - in_readme - {"--help", "--window"} == set()
     assert in_readme - there - _OTHERS == set()
 
 
-def test_the_readme_has_all_commands_for_keys(camfabric: Any) -> None:
-    process = camfabric("keys", "--help", env={"COLUMNS": "200"})
-    assert process.wait() == 0
-    assert set(re.findall(r"^│ (\w+)  ", "\n".join(process.out), re.MULTILINE)) == set(_KEYS_COMMANDS)
+@pytest.mark.usefixtures("wide")
+def test_the_readme_has_all_commands_for_keys(run_here: Run) -> None:
+    status, out, _ = run_here("keys", "--help")
+    assert status == 0
+    assert set(re.findall(r"^│ (\w+)  ", "\n".join(out), re.MULTILINE)) == set(_KEYS_COMMANDS)
     assert all(f"keys {command}" in _README for command in _KEYS_COMMANDS)
 
 

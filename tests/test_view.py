@@ -53,21 +53,21 @@ def show(camfabric: Any, screen: str, screenshot: Callable[[], Any], eventually:
     """Start a command and wait until its window shows the scene.
 
     On a bare X server, without a window manager, a new window of OpenCV's stays black now and then: 1 of 59 that had
-    nothing of this project in them. Then the program is started again, twice at most.
+    nothing of this project in them. Then the program is started again, four times at most.
     """
 
     def run(*command: str, seen: Callable[[], bool] = lambda: _is_scene(screenshot())) -> Any:
-        for _ in range(3):
+        for _ in range(5):
             # CI: nobody is in front of a browser here.
             process = camfabric(*command, env={"DISPLAY": screen, "CI": "1", "BROWSER": ""})
             try:
-                eventually(seen, within_s=15, every_s=0.3)
+                eventually(seen, within_s=8, every_s=0.3)
             except AssertionError:
                 assert process.status is None, process.err
                 process.kill()
             else:
                 return process
-        raise AssertionError(f"{command} showed nothing three times")
+        raise AssertionError(f"{command} showed nothing five times")
 
     return run
 
