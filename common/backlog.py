@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import random
+import select
 import struct
 import sys
 import termios
@@ -23,7 +24,7 @@ from typing import Any, Final
 
 import zmq
 
-from camfabric.common.connections import bound_within_host
+from camfabric.common.connections import acknowledged_bytes, bound_within_host
 from camfabric.common.peers import Peer, Peers
 from camfabric.common.settings import LIMITS, TIMES, Limits
 
@@ -41,6 +42,8 @@ _MOST_UNMARKED: Final = 2
 """... and never more than twice as many without one."""
 _SHORT_S: Final = 0.01
 """A frame that takes no longer may have another one waiting behind it."""
+_OFTEN_FULL: Final = 3
+"""Looks in a row at which a connection is full: it was not by chance."""
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -200,20 +203,48 @@ class Backlog:
             if self._has_large and not peer.is_bounded:
                 peer.is_bounded = True
                 bound_within_host(peer.descriptor, peer.inode)
-        self._behind = behind = [peer for peer in self._peers if peer.behind_since is not None]
-        if not behind:
-            return
+        self._behind = [peer for peer in self._peers if peer.behind_since is not None]
         full = self.held_bytes() > self._limits.queue_bytes
-        if not full and not (behind := [peer for peer in behind if now >= peer.excused_until]):
-            return
-        slowest = min(behind, key=lambda peer: peer.behind_since or 0.0)
-        behind_s = now - (slowest.behind_since or now)
+        waits_s = self._waits_s(now)
+        if is_single := len(self._held) == 1:
+            self._see_progress(now)
         # One at a time: what the first one held is given back before the next is judged.
         if now - self._last_cut < TIMES.cut_pause_s:
             return
-        if (full and behind_s >= TIMES.behind_busy_s) or behind_s >= TIMES.behind_s:
+        limit_s = TIMES.behind_busy_s if full else TIMES.behind_s
+        behind = [peer for peer in self._behind if full or now >= peer.excused_until]
+        slowest = min(behind, key=lambda peer: peer.behind_since or 0.0, default=None)
+        behind_s = 0.0 if slowest is None else now - (slowest.behind_since or now)
+        if behind_s < limit_s and not is_single:
+            slowest, behind_s = self._fullest(), waits_s
+            limit_s = TIMES.behind_busy_s if full else TIMES.behind_far_s
+        if slowest is not None and behind_s >= limit_s and (full or now >= slowest.excused_until):
             self._last_cut = now
             self._cut(slowest, behind_s)
+
+    def _see_progress(self, now: float) -> None:
+        """Whoever goes on taking the only frame that waits is not behind: begun anew, it would not come sooner."""
+        for peer in self._behind:
+            acknowledged = acknowledged_bytes(peer.descriptor) if peer.is_there() else None
+            if acknowledged is not None and acknowledged != peer.acknowledged_bytes:
+                peer.acknowledged_bytes = acknowledged
+                peer.behind_since = now
+
+    def _waits_s(self, now: float) -> float:
+        """How long a tracked frame has been waiting for somebody. Notes whose connections are full meanwhile.
+
+        On a long link, all that the kernel has may be under way: it has nothing unsent, and takes no more all the same.
+        """
+        waits_s = now - self._held[0].since if self._held else 0.0
+        if waits_s >= TIMES.behind_busy_s or any(peer.times_full for peer in self._peers):
+            for peer in self._peers:
+                peer.times_full = peer.times_full + 1 if waits_s >= TIMES.behind_busy_s and _is_full(peer) else 0
+        return waits_s
+
+    def _fullest(self) -> Peer | None:
+        """Whose connection was full again and again, and more often than anybody else's."""
+        fullest = max(self._peers, key=lambda peer: peer.times_full, default=None)
+        return fullest if fullest is not None and fullest.times_full >= _OFTEN_FULL else None
 
     @staticmethod
     def _look_at(peer: Peer, now: float) -> None:
@@ -249,6 +280,13 @@ def _has_unsent(peer: Peer) -> bool:
         return peer.is_there() and _unsent_bytes(peer.descriptor) > 0
     except OSError:
         return False
+
+
+def _is_full(peer: Peer) -> bool:
+    """Whether the kernel takes nothing more for a peer now."""
+    writable = select.poll()
+    writable.register(peer.descriptor, select.POLLOUT)
+    return peer.is_there() and not writable.poll(0)
 
 
 def _unsent_bytes(descriptor: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 __all__ = [
     "NO_PORT",
+    "acknowledged_bytes",
     "bound_within_host",
     "drop",
     "is_there",
@@ -21,10 +22,11 @@ __all__ = [
     "received_bytes",
 ]
 
-_BYTES_RECEIVED: Final = struct.Struct("Q")
+_BYTES: Final = struct.Struct("Q")
+_BYTES_ACKED_AT: Final = 120
 _BYTES_RECEIVED_AT: Final = 128
 """In Linux's `struct tcp_info`, since 4.1."""
-_TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES_RECEIVED.size
+_TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES.size
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _SEND_BUFFER_BYTES: Final = 384 * 1024
 NO_PORT: Final = -1
@@ -115,6 +117,15 @@ def _asked(descriptor: int, question: Callable[[socket.socket], Any]) -> Any:
 
 def received_bytes(descriptor: int) -> int | None:
     """What came over a TCP connection in all; None where that cannot be told, or it is gone."""
+    return _counted(descriptor, _BYTES_RECEIVED_AT)
+
+
+def acknowledged_bytes(descriptor: int) -> int | None:
+    """What the other side of a TCP connection has in all; None where that cannot be told, or it is gone."""
+    return _counted(descriptor, _BYTES_ACKED_AT)
+
+
+def _counted(descriptor: int, at: int) -> int | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -129,7 +140,7 @@ def received_bytes(descriptor: int) -> int | None:
         connection.detach()
     if len(info) < _TCP_INFO_BYTES:
         return None
-    return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
+    return int(_BYTES.unpack_from(info, at)[0])
 
 
 def memory_bytes() -> int:

@@ -98,6 +98,10 @@ class Peer:
     is_bounded: bool = False
     """The kernel was told how much to hold for it."""
     behind_since: float | None = None
+    acknowledged_bytes: int = 0
+    """What it had when it was last looked at while it took a single frame."""
+    times_full: int = 0
+    """How often in a row its connection took no more, while a frame waited for somebody."""
     excused_until: float = 0.0
     owed_bytes: int = 0
     """Replays given to it since it had last taken everything."""

@@ -111,6 +111,52 @@ def test_who_takes_nothing_is_cut_off_after_a_while(fed: _Fed, eventually: Any) 
     assert fed.now - begin >= TIMES.behind_s
 
 
+def test_whoever_goes_on_taking_a_single_frame_is_not_cut_off_before_he_stops(fed: _Fed, eventually: Any) -> None:
+    """Begun anew, a frame that takes longer than that would never be there."""
+    fed.send()
+    eventually(fed.is_taking)
+    for _ in range(3 * int(TIMES.behind_s / _CHECK_S)):
+        fed.backlog.look()
+        fed.backlog.check()
+        fed.subscriber.take(len(_FRAME) // 20)
+        fed.now += _CHECK_S
+    stopped, was_cut = fed.now, fed.is_cut
+    assert not was_cut
+    while not fed.is_cut:
+        fed.backlog.check()
+        fed.now += _CHECK_S
+        assert fed.now - stopped < 3 * TIMES.behind_s
+    assert fed.now - stopped >= TIMES.behind_s
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit_s"), [(10 * len(_FRAME), TIMES.behind_far_s), (len(_FRAME), TIMES.behind_busy_s)]
+)
+def test_a_long_link_that_is_full_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, eventually: Any, bound: int, limit_s: float
+) -> None:
+    """All that the kernel has is under way there, and nothing unsent: he seems to have taken everything."""
+    monkeypatch.setattr("camfabric.common.backlog._unsent_bytes", lambda descriptor: 0)
+    with zmq.Context() as context:
+        fed = _Fed(context, queue_bytes=bound)
+        eventually(fed.hears)
+        quick = fed.another()
+        eventually(lambda: fed.hears() or len(fed.peers) == 2)
+        begin = fed.now
+        for _ in range(2):
+            fed.send()
+            quick.take(_SENT_BYTES)
+        while not fed.is_cut:
+            fed.backlog.look()
+            fed.backlog.check()
+            fed.now += 0.1
+            assert fed.now - begin < limit_s + 1
+        assert fed.now - begin >= limit_s
+        assert [peer.is_cut for peer in fed.peers] == [True, False]
+        quick.__exit__()
+        fed.close()
+
+
 def test_a_few_frames_stand_for_all(fed: _Fed, eventually: Any) -> None:
     frame = bytes(300_000)
     for _ in range(100):
