@@ -19,12 +19,12 @@ import termios
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import zmq
 
-from camfabric.common.connections import acknowledged_bytes, bound_within_host
+from camfabric.common.connections import acknowledged_bytes, bound_within_host, round_trip_s
 from camfabric.common.peers import Peer, Peers
 from camfabric.common.settings import LIMITS, TIMES, Limits
 
@@ -44,6 +44,8 @@ _SHORT_S: Final = 0.01
 """A frame that takes no longer may have another one waiting behind it."""
 _OFTEN_FULL: Final = 3
 """Looks in a row at which a connection is full: it was not by chance."""
+_START_ROUND_TRIPS: Final = 8
+"""Until TCP, which begins with ten packets and doubles that each round trip, has 4 MB under way."""
 _SIOCOUTQNSD: Final = 0x894B
 """Linux: bytes of a TCP socket's queue that are not sent yet, those under way left out."""
 
@@ -206,21 +208,25 @@ class Backlog:
         self._behind = [peer for peer in self._peers if peer.behind_since is not None]
         full = self.held_bytes() > self._limits.queue_bytes
         waits_s = self._waits_s(now)
-        if is_single := len(self._held) == 1:
+        if len(self._held) == 1:
             self._see_progress(now)
         # One at a time: what the first one held is given back before the next is judged.
         if now - self._last_cut < TIMES.cut_pause_s:
             return
-        limit_s = TIMES.behind_busy_s if full else TIMES.behind_s
-        behind = [peer for peer in self._behind if full or now >= peer.excused_until]
-        slowest = min(behind, key=lambda peer: peer.behind_since or 0.0, default=None)
-        behind_s = 0.0 if slowest is None else now - (slowest.behind_since or now)
-        if behind_s < limit_s and not is_single:
-            slowest, behind_s = self._fullest(), waits_s
-            limit_s = TIMES.behind_busy_s if full else TIMES.behind_far_s
-        if slowest is not None and behind_s >= limit_s and (full or now >= slowest.excused_until):
-            self._last_cut = now
-            self._cut(slowest, behind_s)
+        for peer, behind_s in self._suspects(now, waits_s, full=full):
+            if behind_s >= _patience_s(peer, full=full):
+                self._last_cut = now
+                self._cut(peer, behind_s)
+                return
+
+    def _suspects(self, now: float, waits_s: float, *, full: bool) -> Iterator[tuple[Peer, float]]:
+        """Who may be too far behind, and by how many seconds."""
+        if behind := [peer for peer in self._behind if full or now >= peer.excused_until]:
+            slowest = min(behind, key=lambda peer: peer.behind_since or 0.0)
+            yield slowest, now - (slowest.behind_since or now)
+        fullest = max(self._peers, key=lambda peer: peer.times_full, default=None)
+        if fullest is not None and fullest.times_full >= _OFTEN_FULL and len(self._held) > 1:
+            yield fullest, waits_s if full or now >= fullest.excused_until else 0.0
 
     def _see_progress(self, now: float) -> None:
         """Whoever goes on taking the only frame that waits is not behind: begun anew, it would not come sooner."""
@@ -240,11 +246,6 @@ class Backlog:
             for peer in self._peers:
                 peer.times_full = peer.times_full + 1 if waits_s >= TIMES.behind_busy_s and _is_full(peer) else 0
         return waits_s
-
-    def _fullest(self) -> Peer | None:
-        """Whose connection was full again and again, and more often than anybody else's."""
-        fullest = max(self._peers, key=lambda peer: peer.times_full, default=None)
-        return fullest if fullest is not None and fullest.times_full >= _OFTEN_FULL else None
 
     @staticmethod
     def _look_at(peer: Peer, now: float) -> None:
@@ -273,6 +274,13 @@ class Backlog:
             address,
             behind_s,
         )
+
+
+def _patience_s(peer: Peer, *, full: bool) -> float:
+    """How many seconds a peer may be behind."""
+    if full:
+        return TIMES.behind_busy_s
+    return min(TIMES.behind_s + _START_ROUND_TRIPS * round_trip_s(peer.descriptor), TIMES.behind_far_s)
 
 
 def _has_unsent(peer: Peer) -> bool:

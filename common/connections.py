@@ -20,13 +20,11 @@ __all__ = [
     "memory_bytes",
     "peer_address",
     "received_bytes",
+    "round_trip_s",
 ]
 
-_BYTES: Final = struct.Struct("Q")
-_BYTES_ACKED_AT: Final = 120
-_BYTES_RECEIVED_AT: Final = 128
-"""In Linux's `struct tcp_info`, since 4.1."""
-_TCP_INFO_BYTES: Final = _BYTES_RECEIVED_AT + _BYTES.size
+_TCP_INFO: Final = struct.Struct("120xQQ12xI")
+"""Of Linux's `struct tcp_info` (4.9 and later): bytes acknowledged and received, and the shortest round trip in µs."""
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _SEND_BUFFER_BYTES: Final = 384 * 1024
 NO_PORT: Final = -1
@@ -117,15 +115,23 @@ def _asked(descriptor: int, question: Callable[[socket.socket], Any]) -> Any:
 
 def received_bytes(descriptor: int) -> int | None:
     """What came over a TCP connection in all; None where that cannot be told, or it is gone."""
-    return _counted(descriptor, _BYTES_RECEIVED_AT)
+    info = _tcp_info(descriptor)
+    return None if info is None else info[1]
 
 
 def acknowledged_bytes(descriptor: int) -> int | None:
     """What the other side of a TCP connection has in all; None where that cannot be told, or it is gone."""
-    return _counted(descriptor, _BYTES_ACKED_AT)
+    info = _tcp_info(descriptor)
+    return None if info is None else info[0]
 
 
-def _counted(descriptor: int, at: int) -> int | None:
+def round_trip_s(descriptor: int) -> float:
+    """The shortest round trip of a TCP connection so far; 0 where that cannot be told, or it is gone."""
+    info = _tcp_info(descriptor)
+    return 0.0 if info is None else info[2] / 1e6
+
+
+def _tcp_info(descriptor: int) -> tuple[int, int, int] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -133,14 +139,15 @@ def _counted(descriptor: int, at: int) -> int | None:
     except OSError:
         return None
     try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
     except OSError:
         return None
     finally:
         connection.detach()
-    if len(info) < _TCP_INFO_BYTES:
+    if len(info) < _TCP_INFO.size:
         return None
-    return int(_BYTES.unpack_from(info, at)[0])
+    acknowledged, received, round_trip_us = _TCP_INFO.unpack(info)
+    return acknowledged, received, round_trip_us
 
 
 def memory_bytes() -> int:

@@ -157,8 +157,8 @@ class Times:
     """A subscriber's connection that has not taken all it was given for so long is cut, to begin anew ..."""
     behind_busy_s: float = 0.3
     """... and for so long where `queue_bytes` is used up."""
-    behind_far_s: float = 3.0
-    """A subscriber on a long link that is full is cut when a frame has waited for so long: it starts anew slowly."""
+    behind_far_s: float = 4.0
+    """On a long link, where TCP takes some round trips to get up to speed, that is longer by those, but no more."""
     cut_pause_s: float = 0.25
     """Between two such cuts."""
     look_s: float = 0.05

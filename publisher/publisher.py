@@ -48,7 +48,8 @@ class Publisher:
     It connects to a broker (`to`), or binds an endpoint for itself (`bind`) that subscribers and brokers connect to.
     Whether the other side is there does not matter, now or later. A picture is encoded and sent only while somebody
     subscribes to the camera, in a thread of the publisher's own; where that is slower than `send`, the newest picture
-    wins. A camera's own coded stream is passed on by `send_packet`.
+    wins. A camera's own coded stream is passed on by `send_packet`. Any thread may call its methods, but no signal's
+    handler: it may have interrupted one of them.
 
     Args:
         camera: its name, such as "cctv/lobby".

@@ -50,3 +50,21 @@ def test_what_goes_to_another_address_is_left_to_the_kernel() -> None:
         before = _send_buffer(first.fileno())
         connections.bound_within_host(first.fileno(), os.fstat(first.fileno()).st_ino)
         assert _send_buffer(first.fileno()) == before
+
+
+def test_what_is_told_of_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        connection, _ = server.accept()
+        with connection:
+            before = connections.acknowledged_bytes(client.fileno())
+            assert before is not None
+            client.sendall(bytes(1000))
+            assert len(connection.recv(1000, socket.MSG_WAITALL)) == 1000
+            assert connections.acknowledged_bytes(client.fileno()) == before + 1000
+            assert connections.received_bytes(connection.fileno()) == 1000
+            assert 0 < connections.round_trip_s(client.fileno()) < 1
+    first, second = socket.socketpair()
+    with first, second:
+        assert connections.acknowledged_bytes(first.fileno()) is None
+        assert connections.received_bytes(first.fileno()) is None
+        assert connections.round_trip_s(first.fileno()) == 0
