@@ -53,12 +53,14 @@ _SIOCOUTQNSD: Final = 0x894B
 class _Held(weakref.ref[memoryview]):
     """A frame that ZeroMQ has: it is let go when ZeroMQ is done, by a thread of pyzmq's."""
 
-    __slots__ = ("since", "size", "stream")
+    __slots__ = ("is_alone", "since", "size", "stream")
 
     size: int
     """What it stands for, in bytes."""
     stream: bytes
     """Its topic."""
+    is_alone: bool
+    """It stands for itself alone."""
     since: float
     """When it was sent, on the backlog's clock."""
 
@@ -108,13 +110,13 @@ class Backlog:
         self._unmarked += size
         if size < _MARKED_BYTES and self._unmarked < self._next_mark:
             return payload
-        size, self._unmarked = self._unmarked, 0
+        is_alone, size, self._unmarked = self._unmarked == size, self._unmarked, 0
         # As at random as can be: cameras come in turn, and none is to be left out.
         self._next_mark = min(int(random.expovariate(1 / _MARK_BYTES)), _MOST_UNMARKED * _MARK_BYTES)
         view = memoryview(payload.buffer if isinstance(payload, zmq.Frame) else payload)
         self._has_large = True
         held = _Held(view, self._done)
-        held.size, held.stream, held.since = size, stream, self._clock()
+        held.is_alone, held.size, held.stream, held.since = is_alone, size, stream, self._clock()
         self._forget_done()
         self._held.append(held)
         return zmq.Frame(view, copy=False)
@@ -208,12 +210,12 @@ class Backlog:
         self._behind = [peer for peer in self._peers if peer.behind_since is not None]
         full = self.held_bytes() > self._limits.queue_bytes
         waits_s = self._waits_s(now)
-        if len(self._held) == 1:
-            self._see_progress(now)
+        if is_single := self._is_single():
+            self._see_progress(self._held[0].stream, now)
         # One at a time: what the first one held is given back before the next is judged.
         if now - self._last_cut < TIMES.cut_pause_s:
             return
-        for peer, behind_s in self._suspects(now, waits_s, full=full):
+        for peer, behind_s in self._suspects(now, 0.0 if is_single else waits_s, full=full):
             if behind_s >= _patience_s(peer, full=full):
                 self._last_cut = now
                 self._cut(peer, behind_s)
@@ -225,13 +227,18 @@ class Backlog:
             slowest = min(behind, key=lambda peer: peer.behind_since or 0.0)
             yield slowest, now - (slowest.behind_since or now)
         fullest = max(self._peers, key=lambda peer: peer.times_full, default=None)
-        if fullest is not None and fullest.times_full >= _OFTEN_FULL and len(self._held) > 1:
+        if fullest is not None and fullest.times_full >= _OFTEN_FULL:
             yield fullest, waits_s if full or now >= fullest.excused_until else 0.0
 
-    def _see_progress(self, now: float) -> None:
-        """Whoever goes on taking the only frame that waits is not behind: begun anew, it would not come sooner."""
+    def _is_single(self) -> bool:
+        """Whether a picture is all that waits, and the next is held back until it is through."""
+        return len(self._held) == 1 and self._held[0].is_alone and self._held[0].stream in self._held_back
+
+    def _see_progress(self, stream: bytes, now: float) -> None:
+        """Whoever goes on taking a picture, with the next held back, is not behind: begun anew, it comes no sooner."""
         for peer in self._behind:
-            acknowledged = acknowledged_bytes(peer.descriptor) if peer.is_there() else None
+            is_taker = peer.is_there() and stream.startswith(tuple(peer.prefixes))
+            acknowledged = acknowledged_bytes(peer.descriptor) if is_taker else None
             if acknowledged is not None and acknowledged != peer.acknowledged_bytes:
                 peer.acknowledged_bytes = acknowledged
                 peer.behind_since = now

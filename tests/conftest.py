@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -222,12 +222,13 @@ def run_here(capsys: Any, tmp_path: Path, monkeypatch: Any) -> Run:
 
 @pytest.fixture
 def refused(run_here: Run) -> Callable[..., str]:
-    """Run `camfabric`, which is to end with a status and one line on standard error: that line."""
+    """Run `camfabric`, which is to end with a status and one line on standard error: that line. It prints nothing else,
+    but for `prints`."""
 
-    def call(*arguments: str, status: int = 2) -> str:
+    def call(*arguments: str, status: int = 2, prints: Sequence[str] = ()) -> str:
         ended, out, err = run_here(*arguments)
         assert (ended, len(err)) == (status, 1), (arguments, ended, err)
-        assert out == [] or status == 1, (arguments, out)
+        assert out == list(prints), (arguments, out)
         assert err[0].startswith("camfabric: "), err
         return err[0]
 

@@ -13,6 +13,7 @@ import zmq
 
 from camfabric.common.audience import Audience
 from camfabric.common.backlog import Backlog, _unsent_bytes
+from camfabric.common.connections import acknowledged_bytes
 from camfabric.common.endpoint import parse_endpoint
 from camfabric.common.peers import Peers
 from camfabric.common.settings import LIMITS, TIMES
@@ -126,17 +127,27 @@ def test_on_a_long_link_there_is_time_to_get_up_to_speed(
     assert fed.now - begin >= limit_s
 
 
-def test_whoever_goes_on_taking_a_single_frame_is_not_cut_off_before_he_stops(fed: _Fed, eventually: Any) -> None:
-    """Begun anew, a frame that takes longer than that would never be there."""
+def test_whoever_goes_on_taking_a_picture_is_not_cut_off_before_he_stops(fed: _Fed, eventually: Any) -> None:
+    """Begun anew, one that takes longer than that would never be there. The next one is held back meanwhile."""
     fed.send()
     eventually(fed.is_taking)
+    assert fed.backlog.holds_back(b"cam/a/")
     for _ in range(3 * int(TIMES.behind_s / _CHECK_S)):
         fed.backlog.look()
         fed.backlog.check()
         fed.subscriber.take(len(_FRAME) // 20)
         fed.now += _CHECK_S
-    stopped, was_cut = fed.now, fed.is_cut
+    was_cut, (peer,) = fed.is_cut, fed.peers
     assert not was_cut
+    # The kernels go on until both are full, while the clock stands still.
+    seen: list[int | None] = []
+
+    def is_still() -> bool:
+        seen.append(acknowledged_bytes(peer.descriptor))
+        return len(seen) > 1 and seen[-1] == seen[-2]
+
+    eventually(is_still, every_s=0.1)
+    stopped = fed.now
     while not fed.is_cut:
         fed.backlog.check()
         fed.now += _CHECK_S
@@ -144,17 +155,61 @@ def test_whoever_goes_on_taking_a_single_frame_is_not_cut_off_before_he_stops(fe
     assert fed.now - stopped >= TIMES.behind_s
 
 
+def _go_on_until_cut(fed: _Fed, *subscribers: Raw) -> None:
+    """Until somebody is cut off, while each takes a little."""
+    begin = fed.now
+    while not fed.is_cut:
+        for subscriber in subscribers:
+            subscriber.take(200_000)
+        fed.backlog.look()
+        fed.backlog.check()
+        fed.now += _CHECK_S
+        assert fed.now - begin < 3 * TIMES.behind_s
+
+
+def test_whoever_takes_a_picture_slowly_is_cut_off_where_the_next_is_not_held_back(fed: _Fed, eventually: Any) -> None:
+    fed.send()
+    eventually(fed.is_taking)
+    _go_on_until_cut(fed, fed.subscriber)
+
+
+def test_whoever_takes_many_pictures_slowly_is_cut_off(
+    fed: _Fed, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    """The one that is tracked stands for others."""
+    monkeypatch.setattr("random.expovariate", lambda rate: 1 / rate)
+    frame = bytes(1_000_000)
+    for _ in range(60):
+        fed.send(frame)
+    eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
+    while len(fed.backlog._held) > 1:
+        fed.subscriber.take(len(frame))
+        fed.backlog.held_bytes()
+    _go_on_until_cut(fed, fed.subscriber)
+
+
+def test_whoever_is_behind_is_cut_off_though_another_takes_a_picture(fed: _Fed, eventually: Any) -> None:
+    with fed.another(b"cam/b/") as other:
+        eventually(fed.hears)
+        for _ in range(400):
+            fed.send(bytes(50_000), b"cam/b/")
+        fed.send()
+        eventually(lambda: fed.backlog.holds_back(b"cam/a/"))
+        _go_on_until_cut(fed, fed.subscriber, other)
+        assert [peer.is_cut for peer in fed.peers] == [False, True]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize(("bound", "limit_s"), [(10 * len(_FRAME), TIMES.behind_s), (len(_FRAME), TIMES.behind_busy_s)])
 def test_a_long_link_that_is_full_is_cut_off(
-    monkeypatch: pytest.MonkeyPatch, eventually: Any, bound: int, limit_s: float
+    fed: _Fed, monkeypatch: pytest.MonkeyPatch, eventually: Any, bound: int, limit_s: float, is_first: bool
 ) -> None:
     """All that the kernel has is under way there, and nothing unsent: he seems to have taken everything."""
     monkeypatch.setattr("camfabric.common.backlog._unsent_bytes", lambda descriptor: 0)
-    with zmq.Context() as context:
-        fed = _Fed(context, queue_bytes=bound)
-        eventually(fed.hears)
-        quick = fed.another()
+    fed.backlog._limits = replace(LIMITS, queue_bytes=bound)
+    with fed.another() as another:
         eventually(lambda: fed.hears() or len(fed.peers) == 2)
+        quick = another if is_first else fed.subscriber
         begin = fed.now
         for _ in range(2):
             fed.send()
@@ -165,9 +220,18 @@ def test_a_long_link_that_is_full_is_cut_off(
             fed.now += 0.1
             assert fed.now - begin < limit_s + 1
         assert fed.now - begin >= limit_s
-        assert [peer.is_cut for peer in fed.peers] == [True, False]
-        quick.__exit__()
-        fed.close()
+        assert [peer.is_cut for peer in fed.peers] == [is_first, not is_first]
+
+
+def test_nobody_is_cut_off_because_this_process_was_stopped(
+    fed: _Fed, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    monkeypatch.setattr("camfabric.common.backlog._unsent_bytes", lambda descriptor: 0)
+    for _ in range(2):
+        fed.send()
+    fed.now += 60
+    fed.backlog.check()
+    assert not fed.is_cut
 
 
 def test_a_few_frames_stand_for_all(fed: _Fed, eventually: Any) -> None:

@@ -24,7 +24,7 @@ def _measure(peer: Peer, seconds: float) -> Figures:
 def _variants(plan: Plan) -> list[Variant]:
     peers = [
         fabric.FABRIC, image_zmq.PUB_SUB, image_zmq.REQ_REP, net_gear.REQ_REP, net_gear.PUB_SUB, eclipse_zenoh.NEWEST,
-        plain_pyzmq.PUB_SUB,
+        plain_pyzmq.PUB_SUB, plain_pyzmq.NEWEST,
     ]  # fmt: skip
     if plan.is_quick:
         peers = [peers[0], peers[1], peers[4], peers[5]]
@@ -41,9 +41,9 @@ def _share_of(who: str, result: Result) -> float | None:
 SLOW: Final = Case(
     name="slow",
     title="A slow consumer",
-    about="Ages are taken when the consumer gets a picture. The fabric and zenoh's ring keep the newest; of "
-    "the others this is what they do by themselves. With REQ/REP the sender waits for the consumer: it has one "
-    "picture under way, and its camera has to wait too.",
+    about="Ages are taken when the consumer gets a picture. The fabric, zenoh's ring and CONFLATE keep the newest, "
+    "the last one of one camera a socket, and with no header; of the others this is what they do by themselves. With "
+    "REQ/REP the sender waits for the consumer: it has one picture under way, and its camera has to wait too.",
     metrics=(
         Metric("p50_ms", "age, median", "ms", "less"),
         Metric("p99_ms", "age, p99", "ms", "less"),

@@ -13,7 +13,7 @@ from pictures import decoded, encoded
 
 from peers.peer import Link, Peer, Send, Take
 
-__all__ = ["PUB_SUB", "PUSH_PULL", "REQ_REP", "SNDBUF"]
+__all__ = ["NEWEST", "PUB_SUB", "PUSH_PULL", "REQ_REP", "SNDBUF"]
 
 _HWM: Final = 4
 SNDBUF: Final = 384 * 1024
@@ -21,11 +21,12 @@ SNDBUF: Final = 384 * 1024
 
 
 @contextlib.contextmanager
-def _sender(link: Link, kind: int) -> Iterator[Send]:
+def _sender(link: Link, kind: int, conflate: bool) -> Iterator[Send]:
     context: zmq.Context[Any] = zmq.Context()
     socket = context.socket(kind)
     socket.linger = 0
     socket.sndhwm = _HWM
+    socket.conflate = conflate
     if link.content == "pixels" and link.send_to.startswith("tcp:"):
         socket.sndbuf = SNDBUF
     if link.relayed:
@@ -45,10 +46,11 @@ def _sender(link: Link, kind: int) -> Iterator[Send]:
 
 
 @contextlib.contextmanager
-def _receiver(link: Link, kind: int) -> Iterator[Take]:
+def _receiver(link: Link, kind: int, conflate: bool) -> Iterator[Take]:
     context: zmq.Context[Any] = zmq.Context()
     socket = context.socket(kind)
     socket.rcvhwm = _HWM
+    socket.conflate = conflate
     if kind == zmq.SUB:
         socket.subscribe(b"")
     socket.connect(link.take_from)
@@ -70,12 +72,13 @@ def _receiver(link: Link, kind: int) -> Iterator[Take]:
         context.destroy(0)
 
 
-def _pair(name: str, send: int, take: int) -> Peer:
+def _pair(name: str, send: int, take: int, *, conflate: bool = False) -> Peer:
     return Peer(
         f"pyzmq {name}",
-        f"one part, copy=False at both ends, HWM {_HWM}; for raw pictures over TCP SNDBUF {SNDBUF // 1024} kB",
-        functools.partial(_sender, kind=send),
-        functools.partial(_receiver, kind=take),
+        f"one part, copy=False at both ends, {'CONFLATE' if conflate else f'HWM {_HWM}'}; "
+        f"for raw pictures over TCP SNDBUF {SNDBUF // 1024} kB",
+        functools.partial(_sender, kind=send, conflate=conflate),
+        functools.partial(_receiver, kind=take, conflate=conflate),
         "pyzmq",
     )
 
@@ -83,3 +86,5 @@ def _pair(name: str, send: int, take: int) -> Peer:
 PUSH_PULL: Final = _pair("PUSH/PULL", zmq.PUSH, zmq.PULL)
 REQ_REP: Final = _pair("REQ/REP", zmq.REQ, zmq.REP)
 PUB_SUB: Final = _pair("PUB/SUB", zmq.PUB, zmq.SUB)
+NEWEST: Final = _pair("PUB/SUB, CONFLATE", zmq.PUB, zmq.SUB, conflate=True)
+"""One camera a socket, and messages of one part: that is what ZeroMQ has it for."""
